@@ -1,0 +1,200 @@
+# agent - one static binary. New sources and tests need no registration: the wildcards find them.
+#
+#   make                 build/agent (static-pie, stripped) and build/agent.debug (with symbols)
+#   make unit [T=test_json]            unit tests under ASan and UBSan
+#   make fuzz-smoke                    every fuzz target, FUZZ_RUNS executions each
+#   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
+#   make system [K=expression]         pytest against build/agent
+#   make static                        structural checks, format, linters
+#   make check                         installs what the tests need, then all of the above (root)
+#   make check-vm                      the virtual machine lab (tests/vm)
+#   make check-all                     check, check-vm and the checks that take long
+#   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
+#
+# Variables: B (build directory), CC (gcc or clang), WERROR=1, VERSION.
+
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+VERSION := 0.1.0-dev
+B ?= build
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+CLANG ?= $(firstword $(foreach c,clang-14 clang,$(if $(shell command -v $c 2>/dev/null),$c)) clang)
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+
+# ---------------------------------------------------------------- flags (HOUSE_STYLE: Flags)
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wundef -Wvla -Wformat=2 -Wcast-qual -Wpointer-arith -Wwrite-strings \
+	-Wimplicit-fallthrough -Wswitch-enum -Wnull-dereference
+LANGUAGE := -std=c11 -D_GNU_SOURCE -fno-strict-aliasing -fno-common
+HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
+	-D_FORTIFY_SOURCE=2 -fPIE
+INCLUDE := -I. -ffile-prefix-map=$(CURDIR)=.
+BASE := $(LANGUAGE) $(WARNINGS) $(INCLUDE) -g -MMD -MP $(if $(WERROR),-Werror)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+# The flavours of an object: the product; gcc with sanitizers; clang for its warnings; libFuzzer.
+CC_obj := $(CC)
+CFLAGS_obj := $(BASE) $(HARDEN) -O2 -ffunction-sections -fdata-sections
+CC_san := gcc
+CFLAGS_san := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 $(SANITIZE)
+CC_clang := $(CLANG)
+CFLAGS_clang := $(BASE) $(HARDEN) -O2
+CC_fuzz := $(CLANG)
+CFLAGS_fuzz := $(BASE) -fPIE -O1 $(SANITIZE) -fsanitize=fuzzer-no-link -Wno-unused-command-line-argument
+
+LDFLAGS_static := -static-pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections
+# pkg-config --static is wrong for libuv and yajl, and libarchive's reader needs only zstd and zlib.
+LIBS := -l:libuv_a.a -l:libhttp_parser.a -lyajl_s -lseccomp -larchive -lzstd -lz -lsqlite3 -linih \
+	-lssl -lcrypto -lm
+LIBS_mixed := -Wl,-Bstatic $(filter-out -lm,$(LIBS)) -Wl,-Bdynamic -lm -lpthread -ldl
+
+# ---------------------------------------------------------------- sources
+
+SRC := $(filter-out agent/main.c,$(wildcard agent/*.c agent/*/*.c common/*.c common/*/*.c))
+HDR := $(wildcard agent/*.h agent/*/*.h common/*.h common/*/*.h)
+TESTLIB_SRC := $(wildcard tests/lib/*.c)
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
+UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg))
+ALL_C := $(SRC) $(wildcard agent/main.c) $(TESTLIB_SRC) $(UNIT_SRC) $(FUZZ_SRC) \
+	$(wildcard tests/sim/*.c tests/wire/*.c tests/bench/*.c tests/system/*.c tests/vm/*.c)
+ALL_H := $(HDR) $(wildcard tests/*/*.h)
+
+GEN := $(B)/gen/version.c $(B)/gen/ui.c
+objects = $(patsubst %.c,$(B)/$1/%.o,$(SRC)) $(B)/$1/gen/version.o $(B)/$1/gen/ui.o
+
+# ---------------------------------------------------------------- the product
+
+.PHONY: all
+all: $(if $(wildcard agent/main.c),$(B)/agent,$(B)/libagent.a)
+
+$(B)/agent: $(B)/agent.debug
+	@objcopy --strip-all $< $@.tmp
+	@objcopy --add-gnu-debuglink=$< $@.tmp
+	@mv $@.tmp $@
+	@echo "  AGENT   $@ ($$(stat -c %s $@) bytes)"
+
+# The linker warns of dlopen, getaddrinfo, gethostbyname and getpwuid_r in static programs; main()
+# and sys_* files see to it that none of these loads a second libc. Any other warning is shown, and
+# is an error with WERROR=1.
+$(B)/agent.debug: $(B)/obj/agent/main.o $(B)/libagent.a $(B)/obj/.flags packaging/link
+	@echo "  LINK    $@"
+	@packaging/link $(if $(WERROR),--werror) $(CC_obj) $(LDFLAGS_static) -o $@ $< $(B)/libagent.a $(LIBS)
+
+$(B)/libagent.a: $(call objects,obj)
+$(B)/san/libagent.a: $(call objects,san)
+$(B)/fuzz/libagent.a: $(call objects,fuzz)
+$(B)/libagent.a $(B)/san/libagent.a $(B)/fuzz/libagent.a:
+	@echo "  AR      $@"
+	@rm -f $@; ar rcs $@ $^
+
+define flavour
+# Objects are made again when their compiler or flags change.
+$(B)/$1/.flags: FORCE
+	@mkdir -p $$(@D); echo '$$(CC_$1) $$(CFLAGS_$1)' | cmp -s - $$@ || \
+		echo '$$(CC_$1) $$(CFLAGS_$1)' > $$@
+$(B)/$1/%.o: %.c $(B)/$1/.flags
+	@mkdir -p $$(@D); echo "  CC $1  $$<"
+	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
+$(B)/$1/gen/%.o: $(B)/gen/%.c $(B)/$1/.flags
+	@mkdir -p $$(@D); echo "  CC $1  $$<"
+	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
+endef
+$(foreach f,obj san clang fuzz,$(eval $(call flavour,$f)))
+
+$(B)/gen/version.c: FORCE
+	@mkdir -p $(@D); packaging/gen-version $(VERSION) > $@.tmp; cmp -s $@.tmp $@ || mv $@.tmp $@; \
+		rm -f $@.tmp
+
+$(B)/gen/ui.c: packaging/gen-ui $(UI) $(B)/gen/.ui
+	@mkdir -p $(@D); packaging/gen-ui $(UI) > $@
+
+# The list of the files, so that a removed one is noticed too.
+$(B)/gen/.ui: FORCE
+	@mkdir -p $(@D); echo '$(UI)' | cmp -s - $@ || echo '$(UI)' > $@
+
+.PHONY: FORCE
+FORCE:
+
+# ---------------------------------------------------------------- unit tests
+
+UNIT := $(patsubst tests/unit/%.c,$(B)/san/unit/%,$(UNIT_SRC))
+UNIT_WANTED := $(if $(T),$(filter %/$(T),$(UNIT)),$(UNIT))
+
+.PHONY: unit
+unit: $(UNIT_WANTED)
+	@$(if $(T),$(if $(UNIT_WANTED),:,echo "no unit test '$(T)'"; exit 1),:)
+	@$(PYTHON) tests/lib/run_unit.py --results $(B)/results/unit.json --jobs $(JOBS) $^
+
+$(B)/san/libtest.a: $(patsubst %.c,$(B)/san/%.o,$(TESTLIB_SRC))
+	@rm -f $@; ar rcs $@ $^
+
+$(B)/san/unit/%: $(B)/san/tests/unit/%.o $(B)/san/libtest.a $(B)/san/libagent.a
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@$(CC_san) $(SANITIZE) -o $@ $^ -lcmocka $(LIBS_mixed)
+
+# ---------------------------------------------------------------- fuzzing
+
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))
+FUZZ_RUNS ?= 20000
+SECONDS ?= 60
+
+.PHONY: fuzz-smoke fuzz fuzz-build
+fuzz-build: $(FUZZ)
+fuzz-smoke: $(FUZZ)
+	@$(PYTHON) tests/lib/run_fuzz.py --results $(B)/results/fuzz.json --jobs $(JOBS) \
+		--runs $(FUZZ_RUNS) --corpus tests/fuzz/corpus $^
+
+fuzz: $(B)/fuzz/fuzz_$(TARGET)
+	@test -n '$(TARGET)' || { echo "usage: make fuzz TARGET=name SECONDS=60"; exit 2; }
+	@$(PYTHON) tests/lib/run_fuzz.py --seconds $(SECONDS) --corpus tests/fuzz/corpus \
+		--new $(B)/fuzz/corpus $<
+
+$(B)/fuzz/fuzz_%: $(B)/fuzz/tests/fuzz/fuzz_%.o $(B)/fuzz/libagent.a
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@$(CC_fuzz) $(SANITIZE) -fsanitize=fuzzer -o $@ $^ $(LIBS_mixed)
+
+# ---------------------------------------------------------------- system tests, bench, demo
+
+.PHONY: system bench demo
+system: $(B)/agent
+	@mkdir -p $(B)/results
+	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
+		--junitxml=$(B)/results/system.xml tests/system
+
+bench: $(B)/agent
+	AGENT=$(abspath $(B)/agent) tests/bench/bench.sh
+
+demo:
+	packaging/deps build
+	$(MAKE) B=$(B) all
+	AGENT=$(abspath $(B)/agent) tests/demo/demo.sh
+
+# ---------------------------------------------------------------- install, format
+
+PREFIX ?= /usr/local
+
+.PHONY: install format
+install: $(B)/agent
+	install -D -m 755 $(B)/agent $(DESTDIR)$(PREFIX)/bin/agent
+
+format:
+	clang-format-14 -i $(ALL_C) $(ALL_H)
+
+# ---------------------------------------------------------------- housekeeping
+
+.PHONY: clean
+clean:
+	rm -rf $(B)
+
+# Test programs' objects are kept between runs.
+.SECONDARY:
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
