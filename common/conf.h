@@ -1,14 +1,15 @@
 /*
  * conf - INI text and --section.key=value overrides into a struct, driven by a table; over inih.
  *
- * Pure: the caller reads the file (sys_settings_load does). The table says for each key where it goes,
- * its type, default, range and help; the same table prints the example file and the manual, so they
- * cannot disagree. Refused, with file, line, key and what is allowed: unknown sections and keys (the
- * nearest known one is suggested), duplicates, lines without '=', over-long lines, byte-order mark,
- * NUL, invalid UTF-8, values that do not parse or are out of range.
+ * Pure: the caller reads the file (sys_settings_load does). The table says for each key where it
+ * goes, its type, default, range and help; the same table prints the example file and the manual,
+ * so they cannot disagree. Refused, with file, line, key and what is allowed: unknown sections and
+ * keys (the nearest known one is suggested), duplicates, lines without '=', over-long lines,
+ * byte-order mark, NUL, invalid UTF-8, values that do not parse or are out of range.
  *
- * Syntax: "[section]" once or more, "key = value"; blanks around both are dropped, leading blanks of
- * a line too; comments are whole lines that begin with '#' or ';', and what follows " ;" in a line.
+ * Syntax: "[section]" once or more, "key = value"; blanks around both are dropped, leading blanks
+ * of a line too; comments are whole lines that begin with '#' or ';', and what follows " ;" in a
+ * line.
  */
 #ifndef COMMON_CONF_H
 #define COMMON_CONF_H
@@ -44,14 +45,15 @@ struct conf_key {
     const char *section;
     const char *key;
     enum conf_type type;
-    size_t offset;     /* of the member in the struct */
-    size_t size;       /* of a char[] member; else sizeof of the member */
-    const char *def;   /* the default, as one would write it; NULL: must be given */
-    uint64_t min, max; /* numbers: in the member's unit. Text: least and most bytes (max 0: size - 1) */
-    const char *zero;  /* numbers: the word that stands for 0 ("auto", "none"), or NULL */
-    const char *unit;  /* for people: "a size", … NULL takes the type's */
-    bool reloadable;   /* SIGHUP applies it */
-    bool secret;       /* the value is never printed */
+    size_t offset;   /* of the member in the struct */
+    size_t size;     /* of a char[] member; else sizeof of the member */
+    const char *def; /* the default, as one would write it; NULL: must be given */
+    /* Numbers: in the member's unit. Text: least and most bytes (max 0: size - 1). */
+    uint64_t min, max;
+    const char *zero;           /* numbers: the word that stands for 0 ("auto", "none"), or NULL */
+    const char *unit;           /* for people: "a size", … NULL takes the type's */
+    bool reloadable;            /* SIGHUP applies it */
+    bool secret;                /* the value is never printed */
     const char *const *choices; /* CONF_CHOICE: NULL-terminated */
     const char *help;           /* sentences; '\n' starts a new line */
 };
@@ -81,7 +83,8 @@ void conf_defaults(const struct conf_table *t, void *obj);
  * be NULL; else it is zeroed by the caller before the first call. -EINVAL, -E2BIG, -ENOMEM. */
 int conf_parse(const struct conf_table *t, const char *name, struct str text, void *obj,
                struct conf_seen *seen, struct err *e);
-/* "--section.key=value" or "section.key=value". The last one wins over earlier ones and the file. */
+/* "--section.key=value" or "section.key=value". The last one wins over earlier ones and the
+ * file. */
 int conf_override(const struct conf_table *t, const char *arg, void *obj, struct conf_seen *seen,
                   struct err *e);
 /* Does the argument look like an override: "--word.…"? */

@@ -21,7 +21,7 @@ struct cur {
 
 void cur_init(struct cur *c, const void *p, size_t n);
 size_t cur_left(const struct cur *c);
-bool cur_ok(const struct cur *c); /* nothing failed so far */
+bool cur_ok(const struct cur *c);   /* nothing failed so far */
 bool cur_done(const struct cur *c); /* nothing failed and nothing left */
 uint8_t cur_u8(struct cur *c);
 uint16_t cur_le16(struct cur *c);

@@ -31,8 +31,8 @@ struct digest {
 size_t digest_len(enum digest_algo algo);            /* 32, 64, or 0 */
 const char *digest_algo_name(enum digest_algo algo); /* "sha256"; "none" */
 
-/* "sha256:" and 64, or "sha512:" and 128, lower-case hex digits, and nothing else. -EINVAL (malformed),
- * -ENOTSUP (a well-formed name of another algorithm). */
+/* "sha256:" and 64, or "sha512:" and 128, lower-case hex digits, and nothing else. -EINVAL
+ * (malformed), -ENOTSUP (a well-formed name of another algorithm). */
 int digest_parse(struct str s, struct digest *ret, struct err *e);
 /* The text form; "" for DIGEST_NONE. Returns dst. */
 char *digest_format(const struct digest *d, char dst[DIGEST_TEXT_CAP]);

@@ -2,8 +2,8 @@
  * err - an error number with the sentence that a person reads.
  *
  * Functions return 0 or -Exxx; the last parameter, `struct err *e`, may be NULL and is written only
- * on failure. The sentence names the thing that failed ("open blob 'sha256:ab..'"); the errno text is
- * appended by err_set() when the code is one of errno's.
+ * on failure. The sentence names the thing that failed ("open blob 'sha256:ab..'"); the errno text
+ * is appended by err_set() when the code is one of errno's.
  */
 #ifndef COMMON_ERR_H
 #define COMMON_ERR_H

@@ -1,9 +1,9 @@
 /*
  * ids - run ids (ULID), digests' text forms, and wall-clock text.
  *
- * ULID: 48 bits of Unix milliseconds, 80 random bits, 26 characters of Crockford base 32; ids made by
- * one node in one millisecond still ascend. The first 32 of the random bits are the entry node's id
- * (DESIGN.md section 10), so that any node knows whom to ask for a run.
+ * ULID: 48 bits of Unix milliseconds, 80 random bits, 26 characters of Crockford base 32; ids made
+ * by one node in one millisecond still ascend. The first 32 of the random bits are the entry node's
+ * id (DESIGN.md section 10), so that any node knows whom to ask for a run.
  */
 #ifndef COMMON_IDS_H
 #define COMMON_IDS_H

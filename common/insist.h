@@ -10,8 +10,7 @@
 __attribute__((noreturn, cold)) void insist_failed(const char *kind, const char *text,
                                                    const char *file, int line);
 
-#define REQUIRE(cond) \
-    ((cond) ? (void)0 : insist_failed("REQUIRE", #cond, __FILE__, __LINE__))
+#define REQUIRE(cond) ((cond) ? (void)0 : insist_failed("REQUIRE", #cond, __FILE__, __LINE__))
 #define INSIST(cond) ((cond) ? (void)0 : insist_failed("INSIST", #cond, __FILE__, __LINE__))
 
 #define BIT(n) (1U << (n))

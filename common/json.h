@@ -1,10 +1,10 @@
 /*
  * json - JSON both ways, over yajl.
  *
- * Reading: one bounded buffer, in one call, into a tree that one arena holds. Refused: depth over the
- * limit, more nodes than the limit, duplicate keys, comments, NUL inside strings, invalid UTF-8, trailing
- * text, numbers that do not fit an int64 or a finite double. Errors name line and column.
- * Writing: into a struct buf, with the buf's sticky error.
+ * Reading: one bounded buffer, in one call, into a tree that one arena holds. Refused: depth over
+ * the limit, more nodes than the limit, duplicate keys, comments, NUL inside strings, invalid
+ * UTF-8, trailing text, numbers that do not fit an int64 or a finite double. Errors name line and
+ * column. Writing: into a struct buf, with the buf's sticky error.
  */
 #ifndef COMMON_JSON_H
 #define COMMON_JSON_H
@@ -28,9 +28,9 @@ struct json {
         double d;
         struct str s; /* unescaped, NUL-terminated */
     } u;
-    size_t count;        /* members of an array or object */
-    struct json *child;  /* the first member */
-    struct json *next;   /* the next sibling */
+    size_t count;       /* members of an array or object */
+    struct json *child; /* the first member */
+    struct json *next;  /* the next sibling */
 };
 
 struct json_limits {
@@ -60,7 +60,8 @@ const char *json_type_name(enum json_type t);      /* "a string", "an object", â
 #define JSON_EACH(pos, parent) \
     for (const struct json *pos = (parent)->child; pos != NULL; pos = pos->next)
 
-/* Writer. Every call appends to the buf; misuse (value without key, unbalanced end) is an INSIST. */
+/* Writer. Every call appends to the buf; misuse (value without key, unbalanced end) is an
+ * INSIST. */
 struct json_w {
     struct buf *out;
     bool pretty; /* two spaces and newlines */
@@ -81,7 +82,7 @@ void json_w_u64(struct json_w *w, uint64_t v);
 void json_w_real(struct json_w *w, double v, int decimals); /* non-finite: null */
 void json_w_bool(struct json_w *w, bool v);
 void json_w_null(struct json_w *w);
-void json_w_time(struct json_w *w, int64_t unix_us); /* RFC 3339, null when 0 */
+void json_w_time(struct json_w *w, int64_t unix_us);       /* RFC 3339, null when 0 */
 void json_w_value(struct json_w *w, const struct json *v); /* a parsed tree */
 void json_w_raw(struct json_w *w, struct str text);        /* text that is JSON already */
 /* Member of an object in one call. */

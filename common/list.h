@@ -48,8 +48,7 @@ static inline void list_remove(struct list *item)
 }
 
 #define LIST_ITEM(l, type, member) CONTAINER_OF(l, type, member)
-#define LIST_EACH(pos, head) \
-    for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
+#define LIST_EACH(pos, head) for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
 /* pos may be removed (and freed) in the body. */
 #define LIST_EACH_SAFE(pos, head) \
     for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head); \

@@ -1,9 +1,9 @@
 /*
  * log - one line per event: a message and named fields, as text or JSON.
  *
- * Pure: lines go to a sink that the process sets (sys_log: stderr or the journal's stderr). Values are
- * escaped: no control character reaches a terminal. Lines of one call site can be rate-limited by the
- * caller (log_limited).
+ * Pure: lines go to a sink that the process sets (sys_log: stderr or the journal's stderr). Values
+ * are escaped: no control character reaches a terminal. Lines of one call site can be rate-limited
+ * by the caller (log_limited).
  */
 #ifndef COMMON_LOG_H
 #define COMMON_LOG_H

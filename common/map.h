@@ -1,6 +1,6 @@
 /*
- * map - hash table from a byte string to a pointer, SipHash-1-3 keyed at init, open addressing. Keys
- * are not copied: they must live (inside the value, as a rule) as long as the entry. Iteration
+ * map - hash table from a byte string to a pointer, SipHash-1-3 keyed at init, open addressing.
+ * Keys are not copied: they must live (inside the value, as a rule) as long as the entry. Iteration
  * order is unspecified and must never decide anything; sort, or keep a list beside it.
  */
 #ifndef COMMON_MAP_H
@@ -26,7 +26,7 @@ struct map {
 };
 
 void map_init(struct map *m, size_t max, uint64_t k0, uint64_t k1);
-void map_release(struct map *m); /* keys and values are the caller's */
+void map_release(struct map *m);                    /* keys and values are the caller's */
 void *map_get(const struct map *m, struct str key); /* NULL when absent */
 /* 0, -EEXIST, -ENOBUFS at max, -ENOMEM. value is not NULL. */
 int map_add(struct map *m, struct str key, void *value);

@@ -12,7 +12,8 @@
 void *mem_alloc(size_t n) __attribute__((malloc, alloc_size(1), warn_unused_result));
 void *mem_zalloc(size_t n) __attribute__((malloc, alloc_size(1), warn_unused_result));
 /* n elements of size bytes, zeroed; NULL also when n * size overflows. */
-void *mem_calloc(size_t n, size_t size) __attribute__((malloc, alloc_size(1, 2), warn_unused_result));
+void *mem_calloc(size_t n, size_t size)
+    __attribute__((malloc, alloc_size(1, 2), warn_unused_result));
 /* As realloc(): p stays valid on failure. n == 0 is treated as 1. */
 void *mem_realloc(void *p, size_t n) __attribute__((alloc_size(2), warn_unused_result));
 void *mem_dup(const void *p, size_t n) __attribute__((malloc, warn_unused_result));

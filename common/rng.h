@@ -1,6 +1,7 @@
 /*
- * rng - a small seeded generator (xoshiro256**) for jitter, sampling and simulations. Repeatable from
- * its seed, never for nonces or tokens: those are drawn from the kernel (sys_random) and passed in.
+ * rng - a small seeded generator (xoshiro256**) for jitter, sampling and simulations. Repeatable
+ * from its seed, never for nonces or tokens: those are drawn from the kernel (sys_random) and
+ * passed in.
  */
 #ifndef COMMON_RNG_H
 #define COMMON_RNG_H

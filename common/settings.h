@@ -3,7 +3,8 @@
  *
  * Pure. common/sys/sys_settings.h reads the file. A settings struct owns no memory: copy it freely.
  * Sizes are bytes (uint64_t), durations milliseconds (…_ms), CPUs thousandths (…_milli). Text is
- * NUL-terminated; "" means not set. Lists are comma-separated without blanks: take pieces with str_split().
+ * NUL-terminated; "" means not set. Lists are comma-separated without blanks: take pieces with
+ * str_split().
  */
 #ifndef COMMON_SETTINGS_H
 #define COMMON_SETTINGS_H
@@ -35,8 +36,8 @@ struct settings_node {
     char name[SETTINGS_TEXT_MAX]; /* "": the host name; sys_settings_load fills it in */
     char data_dir[SETTINGS_PATH_MAX];
     char user[SETTINGS_TEXT_MAX];
-    uint64_t slots;  /* runs at a time; 0: auto */
-    uint64_t memory; /* bytes for runs; 0: auto */
+    uint64_t slots;                            /* runs at a time; 0: auto */
+    uint64_t memory;                           /* bytes for runs; 0: auto */
     char labels[SETTINGS_LIST_MAX];            /* key=value,… */
     char capabilities_mask[SETTINGS_LIST_MAX]; /* capabilities that this node hides */
 };
@@ -61,7 +62,7 @@ struct settings_gossip {
     char join[SETTINGS_LIST_MAX];
     char key_file[SETTINGS_PATH_MAX];
     char label[SETTINGS_TEXT_MAX];
-    unsigned profile; /* enum settings_profile */
+    unsigned profile;            /* enum settings_profile */
     char vsn[SETTINGS_TEXT_MAX]; /* six numbers */
 };
 
@@ -76,7 +77,7 @@ struct settings_store {
     uint64_t replicate_output_bytes;
     uint64_t retention_ms;
     uint64_t retention_bytes;
-    uint64_t max_queued; /* runs waiting on this node */
+    uint64_t max_queued;     /* runs waiting on this node */
     uint64_t min_free_bytes; /* less free disk: 507 */
 };
 
@@ -98,14 +99,14 @@ struct settings_sandbox {
     unsigned network; /* enum settings_network: the default of a job */
     bool allow_host_network;
     uint64_t uid_base;
-    uint64_t cpus_milli;  /* default limit of a job; 0: none */
-    uint64_t memory;      /* default limit of a job */
-    uint64_t memory_max;  /* most that a job may ask for; 0: node.memory */
-    uint64_t pids;        /* default limit of a job */
-    uint64_t timeout_ms;  /* default of a job */
+    uint64_t cpus_milli; /* default limit of a job; 0: none */
+    uint64_t memory;     /* default limit of a job */
+    uint64_t memory_max; /* most that a job may ask for; 0: node.memory */
+    uint64_t pids;       /* default limit of a job */
+    uint64_t timeout_ms; /* default of a job */
     uint64_t timeout_max_ms;
     uint64_t grace_ms;
-    uint64_t disk_bytes;  /* writable layer, default and most */
+    uint64_t disk_bytes; /* writable layer, default and most */
     uint64_t disk_inodes;
     uint64_t output_bytes;
     uint64_t log_bytes;
@@ -149,19 +150,21 @@ extern const struct conf_table settings_table;
 
 void settings_defaults(struct settings *s);
 /* Defaults, then the file's text (name is for messages; an empty text is fine), then the overrides
- * ("--section.key=value"), then settings_check(). *ret is untouched on failure. -EINVAL, -ENOMEM. */
-int settings_parse(const char *name, struct str text, const char *const *overrides, size_t overrides_len,
-                   struct settings *ret, struct err *e);
-/* What holds between keys: TLS key with certificate, replicas_min <= replicas, host network needs tokens,
- * no open API or gossip beyond loopback unless auth.insecure, … -EINVAL. */
+ * ("--section.key=value"), then settings_check(). *ret is untouched on failure. -EINVAL,
+ * -ENOMEM. */
+int settings_parse(const char *name, struct str text, const char *const *overrides,
+                   size_t overrides_len, struct settings *ret, struct err *e);
+/* What holds between keys: TLS key with certificate, replicas_min <= replicas, host network needs
+ * tokens, no open API or gossip beyond loopback unless auth.insecure, … -EINVAL. */
 int settings_check(const struct settings *s, struct err *e);
 
 /* Calls changed() for every key that differs. */
 typedef void settings_changed_fn(void *arg, const struct conf_key *key);
 void settings_diff(const struct settings *a, const struct settings *b, settings_changed_fn *changed,
                    void *arg);
-/* Takes the reloadable keys of next over into *s. Appends to `kept` (may be NULL) the names of the keys
- * that differ but need a restart: "node.slots, http.listen". Returns how many keys were taken over. */
+/* Takes the reloadable keys of next over into *s. Appends to `kept` (may be NULL) the names of the
+ * keys that differ but need a restart: "node.slots, http.listen". Returns how many keys were taken
+ * over. */
 size_t settings_reload(struct settings *s, const struct settings *next, struct buf *kept);
 
 /* The text of agent.conf.example. */

@@ -20,7 +20,7 @@ struct str {
 /* For printf("%.*s", STR_ARG(s)). */
 #define STR_ARG(s) (int)(s).n, ((s).n != 0 ? (s).p : "")
 
-struct str str_of(const char *s); /* NULL gives an empty slice */
+struct str str_of(const char *s);                          /* NULL gives an empty slice */
 struct str str_slice(struct str s, size_t from, size_t n); /* clamped */
 bool str_eq(struct str a, struct str b);
 bool str_eqs(struct str a, const char *b);
@@ -45,7 +45,8 @@ int str_u64(struct str s, uint64_t *ret);
 int str_u64_in(struct str s, uint64_t min, uint64_t max, uint64_t *ret);
 int str_i64(struct str s, int64_t *ret);
 int str_hex_u64(struct str s, uint64_t *ret);
-/* "65536", "64k", "64KiB", "1.5GiB", "10M", "10MB": k, M, G, T and KiB… are 1024, kB, MB, GB… 1000. */
+/* "65536", "64k", "64KiB", "1.5GiB", "10M", "10MB": k, M, G, T and KiB… are 1024,
+ * kB, MB, GB… 1000. */
 int str_size(struct str s, uint64_t *ret_bytes);
 /* "250ms", "10s", "5m", "1h30m", "7d", a bare number is seconds (decimals allowed). */
 int str_duration_ms(struct str s, uint64_t *ret_ms);

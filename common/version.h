@@ -1,6 +1,6 @@
 /*
- * version - what this binary is. Defined in a file that the Makefile generates, so that a new commit
- * compiles one object only.
+ * version - what this binary is. Defined in a file that the Makefile generates, so that a new
+ * commit compiles one object only.
  */
 #ifndef COMMON_VERSION_H
 #define COMMON_VERSION_H

@@ -1,15 +1,15 @@
 /*
  * http_server - an HTTP/1.1 server on a libuv loop: connections, parsing, limits, back-pressure.
  *
- * It knows no routes: each complete request head goes to one handler. api/ serves /v1 with it, image/
- * serves /v2. One request at a time per connection (pipelined ones wait unread); keep-alive; Expect:
- * 100-continue is answered when the handler asks for the body. Nothing is called back from inside the
- * call that registers it. All calls are for the loop's thread.
+ * It knows no routes: each complete request head goes to one handler. api/ serves /v1 with it,
+ * image/ serves /v2. One request at a time per connection (pipelined ones wait unread); keep-alive;
+ * Expect: 100-continue is answered when the handler asks for the body. Nothing is called back from
+ * inside the call that registers it. All calls are for the loop's thread.
  *
- * A struct http_req lives from on_request until its response has been sent and its body consumed, or the
- * connection broke; then on_done fires once, after which the pointer is gone. A handler that has to wait
- * keeps the req and answers later; when the client goes away meanwhile, on_done comes with aborted = true
- * and no further call on the req is allowed.
+ * A struct http_req lives from on_request until its response has been sent and its body consumed,
+ * or the connection broke; then on_done fires once, after which the pointer is gone. A handler that
+ * has to wait keeps the req and answers later; when the client goes away meanwhile, on_done comes
+ * with aborted = true and no further call on the req is allowed.
  */
 #ifndef COMMON_LOOP_HTTP_SERVER_H
 #define COMMON_LOOP_HTTP_SERVER_H
@@ -27,13 +27,13 @@ struct http_server;
 struct http_req;
 
 struct http_server_options {
-    unsigned connections_max;     /* default 12,000; over it: 503 and close */
-    unsigned header_timeout_ms;   /* first byte to complete head, default 10,000 */
-    unsigned idle_timeout_ms;     /* between requests, default 75,000 */
-    unsigned body_timeout_ms;     /* without a byte while the handler wants some, default 30,000 */
-    unsigned write_timeout_ms;    /* without progress of a response, default 30,000 */
-    uint64_t discard_max;         /* unread body bytes drained for keep-alive, default 256 KiB */
-    const char *server_name;      /* Server: header, may be NULL */
+    unsigned connections_max;   /* default 12,000; over it: 503 and close */
+    unsigned header_timeout_ms; /* first byte to complete head, default 10,000 */
+    unsigned idle_timeout_ms;   /* between requests, default 75,000 */
+    unsigned body_timeout_ms;   /* without a byte while the handler wants some, default 30,000 */
+    unsigned write_timeout_ms;  /* without progress of a response, default 30,000 */
+    uint64_t discard_max;       /* unread body bytes drained for keep-alive, default 256 KiB */
+    const char *server_name;    /* Server: header, may be NULL */
 };
 
 struct http_server_handler {
@@ -70,9 +70,9 @@ const char *http_req_id(const struct http_req *req);
 void http_req_set_arg(struct http_req *req, void *arg, void (*on_done)(void *arg, bool aborted));
 void *http_req_arg(const struct http_req *req);
 
-/* Reads the body piece by piece. `max` bytes: a longer body (declared or not) ends with -EFBIG (413 is
- * the handler's to answer). on_data gets slices valid during the call; it may http_req_pause() and later
- * http_req_resume(). on_end: 0, -EFBIG, -ECANCELED never (see on_done). Call once. */
+/* Reads the body piece by piece. `max` bytes: a longer body (declared or not) ends with -EFBIG (413
+ * is the handler's to answer). on_data gets slices valid during the call; it may http_req_pause()
+ * and later http_req_resume(). on_end: 0, -EFBIG, -ECANCELED never (see on_done). Call once. */
 struct http_body_sink {
     void (*on_data)(void *arg, struct http_req *req, struct str data);
     void (*on_end)(void *arg, struct http_req *req, int status);
@@ -81,13 +81,14 @@ struct http_body_sink {
 void http_req_read(struct http_req *req, uint64_t max, const struct http_body_sink *sink);
 void http_req_pause(struct http_req *req);
 void http_req_resume(struct http_req *req);
-/* The whole body in memory, up to max bytes (small documents). on_body: status as on_end; the slice is
- * valid during the call. */
+/* The whole body in memory, up to max bytes (small documents). on_body: status as on_end; the slice
+ * is valid during the call. */
 void http_req_read_all(struct http_req *req, size_t max,
-                       void (*on_body)(void *arg, struct http_req *req, int status, struct str body),
+                       void (*on_body)(void *arg, struct http_req *req, int status,
+                                       struct str body),
                        void *arg);
 
-/* -- the response: headers first, then exactly one of the senders. HEAD requests send no body. -- */
+/* The response: headers first, then exactly one of the senders. HEAD requests send no body. */
 /* Adds a header; name and value are copied. CR, LF or NUL in a value is a REQUIRE. */
 void http_res_header(struct http_req *req, const char *name, const char *value);
 void http_res_headerf(struct http_req *req, const char *name, const char *fmt, ...)
@@ -96,12 +97,12 @@ void http_res_headerf(struct http_req *req, const char *name, const char *fmt, .
 void http_res_send(struct http_req *req, int status, const char *type, const void *body, size_t n);
 /* HEAD-like answer that declares `length` without sending it. */
 void http_res_send_length(struct http_req *req, int status, const char *type, uint64_t length);
-/* `length` bytes of fd from offset, with Content-Length; reads in the thread pool, bounded memory. The fd
- * is taken over in every case. A file that turns out shorter breaks the connection. */
+/* `length` bytes of fd from offset, with Content-Length; reads in the thread pool, bounded memory.
+ * The fd is taken over in every case. A file that turns out shorter breaks the connection. */
 void http_res_send_file(struct http_req *req, int status, const char *type, int fd, uint64_t offset,
                         uint64_t length);
-/* A stream of unknown length (chunked; close-delimited for HTTP/1.0). on_drain fires when everything
- * written so far has left and after a write that answered false. */
+/* A stream of unknown length (chunked; close-delimited for HTTP/1.0). on_drain fires when
+ * everything written so far has left and after a write that answered false. */
 void http_res_begin(struct http_req *req, int status, const char *type,
                     void (*on_drain)(void *arg, struct http_req *req), void *arg);
 /* Copies. False: more than 256 KiB wait in the queue; write no more until on_drain. */

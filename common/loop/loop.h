@@ -1,9 +1,11 @@
 /*
- * loop - what every owner of libuv handles needs: close counting, timers, deferred calls, thread-pool
- * jobs. One thread: everything here is called on the loop's thread (except a job's work function).
+ * loop - what every owner of libuv handles needs: close counting, timers, deferred calls,
+ * thread-pool jobs. One thread: everything here is called on the loop's thread (except a job's work
+ * function).
  *
  * Two promises. No callback fires inside the call that registered it. An owner's on_closed fires
- * exactly once, from the loop, after the last close callback of what it holds; it may free the owner.
+ * exactly once, from the loop, after the last close callback of what it holds; it may free the
+ * owner.
  *
  *   struct conn { struct loop_owner owner; uv_tcp_t tcp; struct loop_timer idle; … };
  *   loop_owner_init(&c->owner, l, conn_closed);       count 0
@@ -57,8 +59,8 @@ void loop_hold(struct loop_owner *o);
 void loop_drop(struct loop_owner *o);
 /* From now on on_closed fires as soon as nothing is held. A second call does nothing. */
 void loop_owner_close(struct loop_owner *o);
-/* uv_close() and loop_drop() when it is closed; sets handle->data to o. For handles that loop_hold()
- * counted. A second call does nothing. */
+/* uv_close() and loop_drop() when it is closed; sets handle->data to o. For handles that
+ * loop_hold() counted. A second call does nothing. */
 void loop_handle_close(struct loop_owner *o, uv_handle_t *handle);
 
 /* --- timers --- */
@@ -73,7 +75,8 @@ struct loop_timer {
 };
 
 void loop_timer_init(struct loop_timer *t, struct loop_owner *o, loop_timer_fn *fn); /* holds */
-/* (Re)starts: once after delay_ms, then every repeat_ms (0: once only). Does nothing on a closed one. */
+/* (Re)starts: once after delay_ms, then every repeat_ms (0: once only). Does nothing on a closed
+ * one. */
 void loop_timer_start(struct loop_timer *t, uint64_t delay_ms, uint64_t repeat_ms);
 void loop_timer_stop(struct loop_timer *t);
 bool loop_timer_active(const struct loop_timer *t);
@@ -100,7 +103,7 @@ bool loop_defer_pending(const struct loop_defer *d);
 /* --- thread-pool jobs --- */
 
 struct loop_work;
-typedef void loop_work_fn(struct loop_work *w);                 /* on a pool thread */
+typedef void loop_work_fn(struct loop_work *w);                  /* on a pool thread */
 typedef void loop_work_done_fn(struct loop_work *w, int status); /* on the loop; 0 or -ECANCELED */
 
 struct loop_work {

@@ -1,6 +1,7 @@
 /*
- * sys - thin, error-reporting wrappers of system calls; the only layer-1 way to the kernel besides the
- * loop. Everything retries EINTR, opens with O_CLOEXEC, and never follows a link that it was not asked to.
+ * sys - thin, error-reporting wrappers of system calls; the only layer-1 way to the kernel besides
+ * the loop. Everything retries EINTR, opens with O_CLOEXEC, and never follows a link that it was
+ * not asked to.
  */
 #ifndef COMMON_SYS_SYS_H
 #define COMMON_SYS_SYS_H

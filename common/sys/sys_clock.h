@@ -10,7 +10,7 @@
 uint64_t sys_mono_us(void);
 uint64_t sys_mono_ms(void);
 uint64_t sys_mono_ns(void);
-int64_t sys_wall_us(void); /* since 1970 */
+int64_t sys_wall_us(void);      /* since 1970 */
 void sys_sleep_ms(uint64_t ms); /* tests and client commands; never in the loop */
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * sys_log - the log's sink: one write() per line to stderr, with the journal's "<N>" priority in front
- * when stderr is the journal's stream (JOURNAL_STREAM names its device and inode).
+ * sys_log - the log's sink: one write() per line to stderr, with the journal's "<N>" priority in
+ * front when stderr is the journal's stream (JOURNAL_STREAM names its device and inode).
  */
 #ifndef COMMON_SYS_LOG_H
 #define COMMON_SYS_LOG_H

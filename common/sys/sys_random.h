@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Blocks only before the kernel's pool is ready (early boot). Cannot fail after that: aborts otherwise. */
+/* Blocks only before the kernel's pool is ready (early boot). Cannot fail after that: aborts
+ * otherwise. */
 void sys_random(void *p, size_t n);
 uint64_t sys_random_u64(void);
 

@@ -6,9 +6,9 @@
 
 #include "common/settings.h"
 
-/* Reads path (NULL: no file, defaults and overrides only), applies the overrides ("--section.key=value"),
- * checks, and fills node.name with the host name when it is not set. *ret is untouched on failure.
- * -ENOENT, -EINVAL, … with the sentence in e. */
+/* Reads path (NULL: no file, defaults and overrides only), applies the overrides
+ * ("--section.key=value"), checks, and fills node.name with the host name when it is not set. *ret
+ * is untouched on failure. -ENOENT, -EINVAL, … with the sentence in e. */
 int sys_settings_load(const char *path, const char *const *overrides, size_t overrides_len,
                       struct settings *ret, struct err *e);
 
