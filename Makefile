@@ -24,7 +24,7 @@ ifeq ($(origin CC),default)
 CC := gcc
 endif
 CLANG ?= $(firstword $(foreach c,clang-14 clang,$(if $(shell command -v $c 2>/dev/null),$c)) clang)
-PYTHON ?= python3
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 JOBS ?= $(shell nproc)
 
 # ---------------------------------------------------------------- flags (HOUSE_STYLE: Flags)
@@ -40,11 +40,15 @@ BASE := $(LANGUAGE) $(WARNINGS) $(INCLUDE) -g -MMD -MP $(if $(WERROR),-Werror)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # The flavours of an object: the product; gcc with sanitizers; clang for its warnings; libFuzzer.
+# banned.h comes first in two of them only: it includes much, and would hide a missing #include.
+FIRST := -include common/banned.h
 CC_obj := $(CC)
 CFLAGS_obj := $(BASE) $(HARDEN) -O2 -ffunction-sections -fdata-sections
 CC_san := gcc
 CFLAGS_san := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 $(SANITIZE)
+FIRST_san := $(FIRST)
 CC_clang := $(CLANG)
+FIRST_clang := $(FIRST)
 CFLAGS_clang := $(BASE) $(HARDEN) -O2
 CC_fuzz := $(CLANG)
 CFLAGS_fuzz := $(BASE) -fPIE -O1 $(SANITIZE) -fsanitize=fuzzer-no-link -Wno-unused-command-line-argument
@@ -102,7 +106,7 @@ $(B)/$1/.flags: FORCE
 		echo '$$(CC_$1) $$(CFLAGS_$1)' > $$@
 $(B)/$1/%.o: %.c $(B)/$1/.flags
 	@mkdir -p $$(@D); echo "  CC $1  $$<"
-	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
+	@$$(CC_$1) $$(CFLAGS_$1) $$(if $$(filter agent/% common/%,$$<),$$(FIRST_$1)) -c -o $$@ $$<
 $(B)/$1/gen/%.o: $(B)/gen/%.c $(B)/$1/.flags
 	@mkdir -p $$(@D); echo "  CC $1  $$<"
 	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
@@ -110,8 +114,8 @@ endef
 $(foreach f,obj san clang fuzz,$(eval $(call flavour,$f)))
 
 $(B)/gen/version.c: FORCE
-	@mkdir -p $(@D); packaging/gen-version $(VERSION) > $@.tmp; cmp -s $@.tmp $@ || mv $@.tmp $@; \
-		rm -f $@.tmp
+	@mkdir -p $(@D); new=$$(packaging/gen-version $(VERSION)); \
+		echo "$$new" | cmp -s - $@ || echo "$$new" > $@
 
 $(B)/gen/ui.c: packaging/gen-ui $(UI) $(B)/gen/.ui
 	@mkdir -p $(@D); packaging/gen-ui $(UI) > $@
@@ -176,6 +180,69 @@ demo:
 	packaging/deps build
 	$(MAKE) B=$(B) all
 	AGENT=$(abspath $(B)/agent) tests/demo/demo.sh
+
+# ---------------------------------------------------------------- checks
+
+CHECK := $(PYTHON) tests/check
+CLANG_OBJ := $(patsubst %.c,$(B)/clang/%.o,$(SRC) $(wildcard agent/main.c))
+TIDY := $(patsubst %.c,$(B)/tidy/%.ok,$(SRC) $(wildcard agent/main.c))
+CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JOBS) \
+	--enable=warning,performance,portability --suppressions-list=tests/check/cppcheck.txt \
+	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
+SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
+	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
+STATIC := layers headers symbols style format clang tidy cppcheck shell binary nss selftest
+
+.PHONY: static check-prepare $(STATIC:%=check-%)
+static: $(STATIC:%=check-%)
+
+# Everything that the checks run or look at; then they can run side by side.
+check-prepare: all $(CLANG_OBJ) $(UNIT) $(FUZZ)
+
+check-layers:
+	@$(CHECK)/layers.py
+check-headers:
+	@$(CHECK)/headers.py --compiler gcc --compiler $(CLANG) --jobs $(JOBS)
+check-symbols: $(call objects,obj) $(patsubst %.c,$(B)/obj/%.o,$(wildcard agent/main.c))
+	@$(CHECK)/symbols.py --objects $(B)/obj
+check-style:
+	@$(CHECK)/style.py
+check-format:
+	@clang-format-14 --dry-run -Werror $(ALL_C) $(ALL_H) && echo "ok   format"
+check-clang: $(CLANG_OBJ)
+	@echo "ok   clang: $(words $^) files without a warning"
+check-tidy: $(TIDY)
+	@echo "ok   tidy: $(words $^) files"
+check-cppcheck:
+	@mkdir -p $(B)/cppcheck
+	@$(CPPCHECK) --cppcheck-build-dir=$(B)/cppcheck agent common && echo "ok   cppcheck"
+check-shell:
+	@shellcheck $(SCRIPTS) && echo "ok   shellcheck: $(words $(SCRIPTS)) scripts"
+check-binary: all
+	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
+check-nss: all
+	@tests/check/nss.sh $(B)/agent
+check-selftest:
+	@$(CHECK)/selftest.py
+
+# One file at a time, again only when the file or a header of it changed.
+$(B)/tidy/%.ok: %.c $(B)/clang/%.o .clang-tidy
+	@mkdir -p $(@D); echo "  TIDY    $<"
+	@clang-tidy-14 --quiet $< -- $(LANGUAGE) -I. 2>$@.log || { cat $@.log; exit 1; }
+	@touch $@
+
+.PHONY: check check-all check-vm
+check:
+	packaging/deps test
+	packaging/deps vm || echo "the virtual machine lab will be skipped"
+	@$(CHECK)/all.py --make '$(MAKE)' --build $(B) --jobs $(JOBS)
+
+check-all:
+	packaging/deps all
+	@$(CHECK)/all.py --make '$(MAKE)' --build $(B) --jobs $(JOBS) --long
+
+check-vm: $(B)/agent
+	@$(PYTHON) tests/vm/lab.py --agent $(B)/agent --build $(B)/vm --results $(B)/results/vm.json
 
 # ---------------------------------------------------------------- install, format
 

@@ -19,8 +19,8 @@ def run(program, args, scratch):
     corpus = os.path.join(args.corpus, name[len("fuzz_"):])
     new = os.path.join(args.new or scratch, name)
     os.makedirs(new, exist_ok=True)
-    cmd = [program, f"-seed={args.seed}", "-print_final_stats=1", "-timeout=20", "-rss_limit_mb=2048",
-           f"-artifact_prefix={os.path.join(args.artifacts, name)}-"]
+    cmd = [program, f"-seed={args.seed}", "-print_final_stats=1", "-timeout=20",
+           "-rss_limit_mb=2048", f"-artifact_prefix={os.path.join(args.artifacts, name)}-"]
     cmd.append(f"-max_total_time={args.seconds}" if args.seconds else f"-runs={args.runs}")
     cmd.append(new)
     if os.path.isdir(corpus):
