@@ -33,7 +33,7 @@ struct str str_trim(struct str s); /* spaces and tabs, CR, LF at both ends */
 ptrdiff_t str_find(struct str s, char c);
 ptrdiff_t str_rfind(struct str s, char c);
 /* Takes the piece before the next `sep` off *rest. False when *rest was used up. "a,,b" gives three
- * pieces, "" none. */
+ * pieces, "" none; a `sep` at the end adds no empty piece. */
 bool str_split(struct str *rest, char sep, struct str *ret_piece);
 
 /* Copies into dst[cap] with a NUL. -ENAMETOOLONG when it does not fit, -EINVAL when s holds a NUL;
@@ -64,6 +64,8 @@ char *str_fmt_duration(char *dst, size_t cap, uint64_t us);
 
 /* Valid UTF-8 without NUL? */
 bool str_is_utf8(struct str s);
+/* Length of the longest front part of which that is true. */
+size_t str_utf8_span(struct str s);
 /* Levenshtein distance, for "did you mean"; strings over 64 bytes give 99. */
 unsigned str_distance(struct str a, struct str b);
 
