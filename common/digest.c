@@ -56,7 +56,8 @@ int digest_parse(struct str s, struct digest *ret, struct err *e)
     ptrdiff_t colon = str_find(s, ':');
     struct str shown = str_slice(s, 0, DIGEST_TEXT_CAP);
     if (colon < 0 || !digest_name_ok(str_slice(s, 0, (size_t)colon))) {
-        return err_say(e, -EINVAL, "'%.*s' is not a digest (sha256:<64 hex digits>)", STR_ARG(shown));
+        return err_say(e, -EINVAL, "'%.*s' is not a digest (sha256:<64 hex digits>)",
+                       STR_ARG(shown));
     }
     struct str name = str_slice(s, 0, (size_t)colon);
     struct str hex = str_slice(s, (size_t)colon + 1, SIZE_MAX);

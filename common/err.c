@@ -6,8 +6,8 @@
 
 #include "common/insist.h"
 
-__attribute__((format(printf, 3, 0))) static void err_fill(struct err *e, int code,
-                                                           const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void err_fill(struct err *e, int code, const char *fmt,
+                                                           va_list ap)
 {
     e->code = code;
     if (vsnprintf(e->text, sizeof e->text, fmt, ap) < 0) {

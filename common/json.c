@@ -2,8 +2,8 @@
  * Reading, over yajl's callbacks. yajl's traps and what closes them here (all have a test):
  *
  *  - its tree API recurses: only the callbacks are used, and they count the depth;
- *  - it never looks whether an allocation worked: our allocator leaves by longjmp() instead of returning
- *    NULL, and then frees the blocks that yajl held;
+ *  - it never looks whether an allocation worked: our allocator leaves by longjmp() instead of
+ * returning NULL, and then frees the blocks that yajl held;
  *  - text split over calls costs quadratic time: there is one call;
  *  - it lets overlong UTF-8, lone surrogates and \u0000 through (and drops a character after a lone
  *    one): the text is checked before yajl sees it;
@@ -28,8 +28,8 @@ enum {
     JSON_DEPTH_DEFAULT = 32,
     JSON_DEPTH_MAX = 256,
     JSON_NODES_DEFAULT = 65536,
-    JSON_NUMBER_MAX = 128,   /* characters */
-    JSON_KEYS_LINEAR = 16,   /* more members: duplicates are looked for by sorting at the end */
+    JSON_NUMBER_MAX = 128, /* characters */
+    JSON_KEYS_LINEAR = 16, /* more members: duplicates are looked for by sorting at the end */
     JSON_CHUNK_MIN = 1024,
     JSON_CHUNK_MAX = 256 * 1024,
 };
@@ -369,7 +369,8 @@ static int on_close_array(void *ctx)
     return json_close(ctx);
 }
 
-static int json_fail(const struct json_parser *p, size_t at, int code, const char *why, struct err *e)
+static int json_fail(const struct json_parser *p, size_t at, int code, const char *why,
+                     struct err *e)
 {
     size_t line = 1;
     size_t column = 1;
@@ -414,8 +415,8 @@ static int json_check_text(const struct json_parser *p, struct err *e)
             return json_fail(p, i, -EINVAL, "\\u0000 in a string", e);
         } else if (unit < 0xd800 || unit > 0xdfff) {
             i += 6;
-        } else if (unit <= 0xdbff && escape_unit(str_slice(rest, 6, SIZE_MAX), &low) && low >= 0xdc00 &&
-                   low <= 0xdfff) {
+        } else if (unit <= 0xdbff && escape_unit(str_slice(rest, 6, SIZE_MAX), &low) &&
+                   low >= 0xdc00 && low <= 0xdfff) {
             i += 12;
         } else {
             return json_fail(p, i, -EINVAL, "half of a surrogate pair", e);
@@ -489,11 +490,13 @@ static int json_run(struct json_parser *p, struct err *e)
     return json_yajl_error(p, e);
 }
 
-int json_parse(const void *text, size_t n, const struct json_limits *limits, struct json_doc **ret_doc,
-               struct err *e)
+int json_parse(const void *text, size_t n, const struct json_limits *limits,
+               struct json_doc **ret_doc, struct err *e)
 {
-    size_t depth_max = limits != NULL && limits->depth_max != 0 ? limits->depth_max : JSON_DEPTH_DEFAULT;
-    size_t nodes_max = limits != NULL && limits->nodes_max != 0 ? limits->nodes_max : JSON_NODES_DEFAULT;
+    size_t depth_max =
+        limits != NULL && limits->depth_max != 0 ? limits->depth_max : JSON_DEPTH_DEFAULT;
+    size_t nodes_max =
+        limits != NULL && limits->nodes_max != 0 ? limits->nodes_max : JSON_NODES_DEFAULT;
     REQUIRE(depth_max <= JSON_DEPTH_MAX);
 
     struct json_doc *doc = mem_zalloc(sizeof *doc);
@@ -593,8 +596,8 @@ bool json_real(const struct json *v, double *ret)
 const char *json_type_name(enum json_type t)
 {
     static const char *const names[] = {
-        [JSON_NULL] = "null",       [JSON_BOOL] = "true or false", [JSON_INT] = "an integer",
-        [JSON_REAL] = "a number",   [JSON_STRING] = "a string",    [JSON_ARRAY] = "an array",
+        [JSON_NULL] = "null",        [JSON_BOOL] = "true or false", [JSON_INT] = "an integer",
+        [JSON_REAL] = "a number",    [JSON_STRING] = "a string",    [JSON_ARRAY] = "an array",
         [JSON_OBJECT] = "an object",
     };
     return names[t];

@@ -47,6 +47,12 @@ int json_parse(const void *text, size_t n, const struct json_limits *limits,
 struct json_doc *json_free(struct json_doc *doc); /* returns NULL */
 const struct json *json_root(const struct json_doc *doc);
 
+static inline void json_cleanup(struct json_doc **doc)
+{
+    *doc = json_free(*doc);
+}
+#define AUTO_JSON __attribute__((cleanup(json_cleanup)))
+
 /* The member `key` of an object, or NULL (also when obj is NULL or no object). */
 const struct json *json_get(const struct json *obj, const char *key);
 const struct json *json_at(const struct json *array, size_t i);

@@ -10,7 +10,7 @@
 
 /* state[depth - 1] of the innermost open object or array. */
 enum {
-    W_OBJECT = 1, /* else an array */
+    W_OBJECT = 1,  /* else an array */
     W_MEMBERS = 2, /* there is one already: a comma goes first */
     W_KEYED = 4,   /* a key was written: its value comes next */
     W_DONE = 8,    /* state[0] at depth 0: the document's one value is written */
@@ -265,7 +265,8 @@ static void w_tree(struct json_w *w, const struct json *v, size_t depth)
     buf_addc(w->out, object ? '}' : ']');
 }
 
-/* Does not go through state[]: how deep a tree from outside is must not be able to fail an INSIST. */
+/* Does not go through state[]: how deep a tree from outside is must not be able to fail an INSIST.
+ */
 void json_w_value(struct json_w *w, const struct json *v)
 {
     w_value(w);

@@ -451,12 +451,17 @@ static size_t utf8_sequence(const unsigned char *p, size_t n)
     if (c < 0x80) {
         return 1;
     }
-    size_t len = c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+    size_t len = c >= 0xc2 && c <= 0xdf   ? 2
+                 : c >= 0xe0 && c <= 0xef ? 3
+                 : c >= 0xf0 && c <= 0xf4 ? 4
+                                          : 0;
     if (len == 0 || n < len) {
         return 0;
     }
     unsigned char low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80; /* no overlong forms */
-    unsigned char high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf; /* no surrogates, <= U+10FFFF */
+    unsigned char high = c == 0xed   ? 0x9f
+                         : c == 0xf4 ? 0x8f
+                                     : 0xbf; /* no surrogates, <= U+10FFFF */
     if (p[1] < low || p[1] > high) {
         return 0;
     }
