@@ -193,7 +193,7 @@ SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
 STATIC := layers headers symbols style format clang tidy cppcheck shell binary nss selftest
 
-.PHONY: static check-prepare $(STATIC:%=check-%)
+.PHONY: static check-prepare $(STATIC:%=check-%) check-package check-fresh
 static: $(STATIC:%=check-%)
 
 # Everything that the checks run or look at; then they can run side by side.
@@ -222,13 +222,18 @@ check-binary: all
 	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
 check-nss: all
 	@tests/check/nss.sh $(B)/agent
+check-package: $(B)/agent
+	@MAKE='$(MAKE)' tests/check/package.sh $(B) $(VERSION)
+check-fresh:
+	@tests/check/fresh.sh
 check-selftest:
 	@$(CHECK)/selftest.py
 
 # One file at a time, again only when the file or a header of it changed.
-$(B)/tidy/%.ok: %.c $(B)/clang/%.o .clang-tidy
+$(B)/tidy/%.ok: %.c $(B)/clang/%.o .clang-tidy tests/check/model.h
 	@mkdir -p $(@D); echo "  TIDY    $<"
-	@clang-tidy-14 --quiet $< -- $(LANGUAGE) -I. 2>$@.log || { cat $@.log; exit 1; }
+	@clang-tidy-14 --quiet $< -- $(LANGUAGE) -I. \
+		$(if $(filter common/err.c,$<),,-include tests/check/model.h) 2>$@.log || { cat $@.log; exit 1; }
 	@touch $@
 
 .PHONY: check check-all check-vm
@@ -248,9 +253,33 @@ check-vm: $(B)/agent
 
 PREFIX ?= /usr/local
 
-.PHONY: install format
-install: $(B)/agent
+SYSCONFDIR ?= /etc
+DOCS := $(B)/doc/agent.8 $(B)/doc/agent.conf.5 $(B)/doc/agent.bash
+
+.PHONY: install deb format
+install: $(B)/agent $(DOCS)
 	install -D -m 755 $(B)/agent $(DESTDIR)$(PREFIX)/bin/agent
+	install -D -m 644 $(B)/doc/agent.8 $(DESTDIR)$(PREFIX)/share/man/man8/agent.8
+	install -D -m 644 $(B)/doc/agent.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/agent.conf.5
+	install -D -m 644 $(B)/doc/agent.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/agent
+	@mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,@PREFIX@,$(PREFIX),' packaging/agent.service.in \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/agent.service
+	@# An edited configuration is never overwritten.
+	test -e $(DESTDIR)$(SYSCONFDIR)/agent/agent.conf || install -D -m 644 agent.conf.example \
+		$(DESTDIR)$(SYSCONFDIR)/agent/agent.conf
+
+# The binary prints its own manual: the same text as --help and agent.conf.example.
+$(B)/doc/agent.8: $(B)/agent
+	@mkdir -p $(@D); $(B)/agent help --man > $@
+$(B)/doc/agent.conf.5: $(B)/agent
+	@mkdir -p $(@D); $(B)/agent help --man-conf > $@
+$(B)/doc/agent.bash: $(B)/agent
+	@mkdir -p $(@D); $(B)/agent completion bash > $@
+
+deb: $(B)/agent
+	@MAKE='$(MAKE)' packaging/make-deb $(B) $(VERSION)
 
 format:
 	clang-format-14 -i $(ALL_C) $(ALL_H)

@@ -1,7 +1,8 @@
 #!/bin/bash
-# The name service trap of static glibc programs: a module named in nsswitch.conf brings a second libc
-# into the process. Here every database names a module of ours that leaves a mark when it is loaded.
-# First a program without the fix must be caught (else the trap is not set), then the agent must not be.
+# The name service trap of static glibc programs: a module named in nsswitch.conf brings a second
+# libc into the process. Here every database names a module of ours that leaves a mark when it is
+# loaded. First a program without the fix must be caught (else the trap is not set), then the agent
+# must not be.
 #
 #   tests/check/nss.sh build/agent
 set -u
