@@ -7,7 +7,7 @@
 #   make system [K=expression]         pytest against build/agent
 #   make static                        structural checks, format, linters
 #   make check                         installs what the tests need, then all of the above (root)
-#   make check-vm                      the virtual machine lab (tests/vm)
+#   make check-vm [GUEST=base]         the virtual machine lab (tests/vm)
 #   make check-all                     check, check-vm and the checks that take long
 #   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
 #
@@ -208,7 +208,9 @@ check-symbols: $(call objects,obj) $(patsubst %.c,$(B)/obj/%.o,$(wildcard agent/
 check-style:
 	@$(CHECK)/style.py
 check-format:
-	@clang-format-14 --dry-run -Werror $(ALL_C) $(ALL_H) && echo "ok   format"
+	@bad=; for f in $(ALL_C) $(ALL_H); do \
+		clang-format-14 $$f | cmp -s - $$f || { echo "$$f: layout; run make format"; bad=1; }; \
+	done; test -z "$$bad" && echo "ok   format"
 check-clang: $(CLANG_OBJ)
 	@echo "ok   clang: $(words $^) files without a warning"
 check-tidy: $(TIDY)
@@ -217,7 +219,7 @@ check-cppcheck:
 	@mkdir -p $(B)/cppcheck
 	@$(CPPCHECK) --cppcheck-build-dir=$(B)/cppcheck agent common && echo "ok   cppcheck"
 check-shell:
-	@shellcheck $(SCRIPTS) && echo "ok   shellcheck: $(words $(SCRIPTS)) scripts"
+	@shellcheck -x -e SC1091 $(SCRIPTS) && echo "ok   shellcheck: $(words $(SCRIPTS)) scripts"
 check-binary: all
 	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
 check-nss: all
@@ -247,7 +249,8 @@ check-all:
 	@$(CHECK)/all.py --make '$(MAKE)' --build $(B) --jobs $(JOBS) --long
 
 check-vm: $(B)/agent
-	@$(PYTHON) tests/vm/lab.py --agent $(B)/agent --build $(B)/vm --results $(B)/results/vm.json
+	@$(PYTHON) tests/vm/lab.py --agent $(B)/agent --build $(B)/vm --jobs $(JOBS) \
+		--results $(B)/results/vm.json $(if $(GUEST),--only '$(GUEST)')
 
 # ---------------------------------------------------------------- install, format
 

@@ -1,7 +1,7 @@
 /*
- * model - what the analyser of clang-tidy cannot see across files: that err_set() and its kin return
- * the code which they were given, so that `return err_set(...)` is a failure. Put before every
- * source in its run, and in no other.
+ * model - what the analyser of clang-tidy cannot see across files: that err_set() and its kin
+ * return the code which they were given, so that `return err_set(...)` is a failure. Put before
+ * every source in its run, and in no other.
  */
 #ifndef TESTS_CHECK_MODEL_H
 #define TESTS_CHECK_MODEL_H

@@ -99,7 +99,8 @@ if [ "$(id -u)" -eq 0 ]; then
         }
     }
     in_root -i "$deb"
-    [ "$(stat -c %a "$root/var/lib/agent" 2>/dev/null)" = 711 ] || fail "no /var/lib/agent of mode 711"
+    [ "$(stat -c %a "$root/var/lib/agent" 2>/dev/null)" = 711 ] ||
+        fail "no /var/lib/agent of mode 711"
     grep -q '^adduser .*--system.* agent$' "$root/calls" || fail "the user agent was not made"
     grep -qx 'deb-systemd-helper enable agent.service' "$root/calls" ||
         grep -qx 'deb-systemd-helper --quiet was-enabled agent.service' "$root/calls" ||
