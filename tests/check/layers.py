@@ -9,8 +9,8 @@ import rules
 # What a pure file may take from the system: language, text, numbers, constants and data formats.
 PURE_SYSTEM = {
     "assert.h", "cpuid.h", "ctype.h", "elf.h", "endian.h", "errno.h", "float.h", "inttypes.h",
-    "limits.h", "math.h", "setjmp.h", "stdalign.h", "stdatomic.h", "stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdio.h",
-    "stdlib.h", "stdnoreturn.h", "string.h", "strings.h", "time.h", "sys/types.h",
+    "limits.h", "math.h", "setjmp.h", "stdalign.h", "stdarg.h", "stdatomic.h",
+    "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h", "strings.h", "time.h", "sys/types.h",
     # Constants of kernel interfaces, for planning what a shell then does.
     "fcntl.h", "sched.h", "signal.h", "sys/mount.h", "sys/stat.h", "sys/syscall.h", "net/if.h",
     "arpa/inet.h", "netinet/in.h", "syslog.h", "sys/wait.h", "sys/resource.h",

@@ -14,13 +14,14 @@ MAY_SEE["cli"] = ["image", "hardware"]  # pure headers only
 MAY_SEE["ui"] = []
 
 # Exported names begin with one of these. In agent/ by folder; in common/ by file, where the rule is
-# the file's name.
+# the first word of the file's name.
 PREFIX = {folder: [folder + "_"] for folder in MAY_SEE}
 PREFIX["jobs"] = ["job_", "jobs_"]
 PREFIX["routing"] = ["route_", "routing_"]
 PREFIX["triggers"] = ["trigger_", "triggers_"]
 PREFIX_COMMON = {
     "ids": ["ulid_", "time_"],
+    "digest": ["digest_", "hmac_", "mem_"],
 }
 
 

@@ -70,7 +70,7 @@ def prefixes(source):
     if source.startswith("common/loop/"):
         return ["loop_", stem + "_", stem.split("_")[0] + "_"]
     if mine == "common":
-        return rules.PREFIX_COMMON.get(stem, [stem + "_"])
+        return rules.PREFIX_COMMON.get(stem, [stem.split("_")[0] + "_"])
     if mine == "main":
         return ["main"]
     return rules.PREFIX.get(mine, [mine + "_"])
