@@ -94,6 +94,8 @@ bool conf_is_override(const char *arg);
 const struct conf_key *conf_find(const struct conf_table *t, struct str section, struct str key);
 /* One value as text, as one would write it ("(secret)" for a secret one). */
 void conf_print(const struct conf_key *k, const void *obj, struct buf *out);
+/* What the key takes, for people: "a size in bytes (…), 1MiB to 1TiB". */
+void conf_allowed(const struct conf_key *k, struct buf *out);
 bool conf_equal(const struct conf_key *k, const void *a, const void *b);
 /* The example file: every key, commented out, with help, default, unit, range. */
 void conf_example(const struct conf_table *t, struct buf *out);

@@ -162,10 +162,12 @@ int settings_check(const struct settings *s, struct err *e);
 typedef void settings_changed_fn(void *arg, const struct conf_key *key);
 void settings_diff(const struct settings *a, const struct settings *b, settings_changed_fn *changed,
                    void *arg);
-/* Takes the reloadable keys of next over into *s. Appends to `kept` (may be NULL) the names of the
- * keys that differ but need a restart: "node.slots, http.listen". Returns how many keys were taken
- * over. */
-size_t settings_reload(struct settings *s, const struct settings *next, struct buf *kept);
+/* Takes the reloadable keys of next over into *s, all or none, and sets *ret_taken to how many
+ * changed. Appends to `kept` (may be NULL) the names of the keys that differ but need a restart:
+ * "node.slots, http.listen". -EINVAL: what would result contradicts itself (settings_check()); *s
+ * is as before. -ENOMEM. */
+int settings_reload(struct settings *s, const struct settings *next, size_t *ret_taken,
+                    struct buf *kept, struct err *e);
 
 /* The text of agent.conf.example. */
 void settings_example(struct buf *out);

@@ -1,0 +1,262 @@
+/* The table of agent.conf: one row per key. */
+#include "common/insist.h"
+#include "common/settings.h"
+
+#define KIB(n) (UINT64_C(n) << 10)
+#define MIB(n) (UINT64_C(n) << 20)
+#define GIB(n) (UINT64_C(n) << 30)
+#define TIB(n) (UINT64_C(n) << 40)
+#define SECONDS(n) (UINT64_C(n) * 1000)
+#define HOURS(n) (UINT64_C(n) * 3600000)
+#define DAYS(n) (UINT64_C(n) * 86400000)
+
+#define AT(section_, member_) \
+    .section = #section_, .offset = offsetof(struct settings, section_.member_), \
+    .size = sizeof(((struct settings *)NULL)->section_.member_)
+
+/* The values of the enums in settings.h, and of log.h's. */
+static const char *const networks[] = { "none", "host", NULL };
+static const char *const profiles[] = { "lan", "wan", "local", NULL };
+static const char *const policies[] = { "learned", "least-loaded", "power-of-two", "random", NULL };
+static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
+static const char *const formats[] = { "text", "json", NULL };
+
+static const struct conf_section sections[] = {
+    { "node", "This machine." },
+    { "http", "The API, the registry, the dashboard and node-to-node traffic: one TCP port." },
+    { "gossip", "Membership: one UDP and TCP port." },
+    { "auth", "Who may do what." },
+    { "store", "Runs and their output on disk." },
+    { "image", "The image store of this node." },
+    { "routing", "How the processor for a run is chosen." },
+    { "sandbox", "What a run may use. A job's own limits stand within these." },
+    { "telemetry", "What is measured while runs run." },
+    { "mqtt", "Sensors: the broker whose topics trigger jobs." },
+    { "log", "The agent's own log, on stderr." },
+};
+
+static const struct conf_key keys[] = {
+    /* --- node --- */
+    { AT(node, name), .key = "name", .type = CONF_TEXT, .def = "",
+      .help =
+          "This node's name, unique in the cluster; letters, digits, '-', '.' and '_'. Not set: the\n"
+          "host name." },
+    { AT(node, data_dir), .key = "data_dir", .type = CONF_PATH, .def = "/var/lib/agent",
+      .help =
+          "Where everything durable lives: records, payloads, output, images, run directories." },
+    { AT(node, user), .key = "user", .type = CONF_TEXT, .def = "agent",
+      .help = "The unprivileged account that the network-facing process runs as." },
+    { AT(node, slots), .key = "slots", .type = CONF_INT, .def = "auto", .min = 1, .max = 4096,
+      .zero = "auto", .reloadable = true,
+      .help = "Runs at a time. auto: one per CPU that the agent may use." },
+    { AT(node, memory), .key = "memory", .type = CONF_SIZE, .def = "auto", .min = MIB(16),
+      .max = TIB(64), .zero = "auto", .reloadable = true,
+      .help =
+          "Memory that all runs together may reserve. auto: what the machine has, less a tenth and\n"
+          "256 MiB." },
+    { AT(node, labels), .key = "labels", .type = CONF_LIST, .def = "",
+      .help = "key=value pairs that jobs can ask for." },
+    { AT(node, capabilities_mask), .key = "capabilities_mask", .type = CONF_LIST, .def = "",
+      .help =
+          "CPU capabilities that this node keeps to itself (cpu-cpuid.AESNI, …), to test placement." },
+
+    /* --- http --- */
+    { AT(http, listen), .key = "listen", .type = CONF_ADDR, .def = "127.0.0.1:7575",
+      .help =
+          "Address and port to listen on. Beyond loopback TLS and tokens are needed (auth.insecure)." },
+    { AT(http, advertise), .key = "advertise", .type = CONF_ADDR, .def = "",
+      .help = "Address and port that other nodes reach this one by. Not set: http.listen." },
+    { AT(http, tls_cert), .key = "tls_cert", .type = CONF_PATH, .def = "", .reloadable = true,
+      .help =
+          "PEM file with this node's certificate chain. Its SAN is the node's name. Switches TLS on." },
+    { AT(http, tls_key), .key = "tls_key", .type = CONF_PATH, .def = "", .reloadable = true,
+      .help = "PEM file with the certificate's private key." },
+    { AT(http, tls_client_ca), .key = "tls_client_ca", .type = CONF_PATH, .def = "",
+      .reloadable = true,
+      .help =
+          "PEM file with the authorities that node and client certificates are checked against." },
+    { AT(http, max_body_bytes), .key = "max_body_bytes", .type = CONF_SIZE, .def = "1GiB",
+      .min = KIB(1), .max = TIB(1), .reloadable = true,
+      .help = "The longest payload of a run; it is streamed to disk. More is answered with 413." },
+    { AT(http, max_connections), .key = "max_connections", .type = CONF_INT, .def = "12000",
+      .min = 16, .max = 1000000, .help = "Connections at a time; more are closed at once." },
+    { AT(http, header_timeout_ms), .key = "header_timeout", .type = CONF_DURATION, .def = "10s",
+      .min = 100, .max = HOURS(1), .reloadable = true,
+      .help = "A request's head must be complete within this time." },
+    { AT(http, body_timeout_ms), .key = "body_timeout", .type = CONF_DURATION, .def = "30s",
+      .min = 100, .max = HOURS(1), .reloadable = true,
+      .help = "A body, or a client that reads an answer, may make no progress for this long." },
+    { AT(http, idle_timeout_ms), .key = "idle_timeout", .type = CONF_DURATION, .def = "75s",
+      .min = SECONDS(1), .max = DAYS(1), .reloadable = true,
+      .help = "A connection without a request is closed after this time." },
+    { AT(http, wait_max_ms), .key = "wait_max", .type = CONF_DURATION, .def = "5m",
+      .min = SECONDS(1), .max = DAYS(1), .reloadable = true,
+      .help = "The longest that 'Prefer: wait=N' waits." },
+
+    /* --- gossip --- */
+    { AT(gossip, listen), .key = "listen", .type = CONF_ADDR, .def = "127.0.0.1:7946",
+      .help =
+          "Address and port to listen on, UDP and TCP. Beyond loopback gossip.key_file is needed\n"
+          "(auth.insecure)." },
+    { AT(gossip, advertise), .key = "advertise", .type = CONF_ADDR, .def = "",
+      .help = "Address and port that other nodes reach this one by. Not set: gossip.listen." },
+    { AT(gossip, join), .key = "join", .type = CONF_LIST, .def = "",
+      .help = "Members to join at start: host:port, …; one that answers is enough." },
+    { AT(gossip, key_file), .key = "key_file", .type = CONF_PATH, .def = "", .reloadable = true,
+      .help =
+          "File with the cluster's keys, base64, one per line; the first one encrypts ('agent keygen')." },
+    { AT(gossip, label), .key = "label", .type = CONF_TEXT, .def = "", .max = 255,
+      .help =
+          "Packets with another label are dropped: keeps clusters apart that share addresses." },
+    { AT(gossip, profile), .key = "profile", .type = CONF_CHOICE, .def = "lan", .choices = profiles,
+      .help = "Timing of probes and gossip." },
+    { AT(gossip, vsn), .key = "vsn", .type = CONF_LIST, .def = "1,5,2,0,0,0",
+      .help =
+          "Protocol versions that are announced: least, most, current, and the delegate's three." },
+
+    /* --- auth --- */
+    { AT(auth, tokens_file), .key = "tokens_file", .type = CONF_PATH, .def = "", .reloadable = true,
+      .help =
+          "File with hashed API tokens ('agent token'). Not set: no token is asked for, which is\n"
+          "allowed on loopback only." },
+    { AT(auth, insecure), .key = "insecure", .type = CONF_BOOL, .def = "no",
+      .help =
+          "yes: listen beyond loopback without TLS, tokens or gossip key. Anyone who reaches the ports\n"
+          "can then run programs on this machine." },
+
+    /* --- store --- */
+    { AT(store, replicas), .key = "replicas", .type = CONF_INT, .def = "2", .min = 1, .max = 7,
+      .reloadable = true,
+      .help = "Members that hold each run's record and payload, this one counted." },
+    { AT(store, replicas_min), .key = "replicas_min", .type = CONF_INT, .def = "1", .min = 1,
+      .max = 7, .reloadable = true,
+      .help = "With fewer of them alive new runs are refused (503)." },
+    { AT(store, replicate_output_bytes), .key = "replicate_output_bytes", .type = CONF_SIZE,
+      .def = "1MiB", .max = GIB(1), .reloadable = true,
+      .help = "Output up to this size is replicated with the run's end." },
+    { AT(store, retention_ms), .key = "retention", .type = CONF_DURATION, .def = "7d",
+      .min = SECONDS(60), .max = DAYS(3650), .reloadable = true,
+      .help = "Ended runs, their payload and output are kept this long." },
+    { AT(store, retention_bytes), .key = "retention_bytes", .type = CONF_SIZE, .def = "10GiB",
+      .min = MIB(1), .max = TIB(64), .reloadable = true,
+      .help = "Payloads, output and logs of ended runs may take this much; the oldest go first." },
+    { AT(store, max_queued), .key = "max_queued", .type = CONF_INT, .def = "100000", .min = 1,
+      .max = 10000000, .reloadable = true,
+      .help = "Runs that may wait on this node; more are answered with 503 and Retry-After." },
+    { AT(store, min_free_bytes), .key = "min_free_bytes", .type = CONF_SIZE, .def = "256MiB",
+      .max = TIB(1), .reloadable = true,
+      .help = "With less free on the data directory's disk new work is refused (507)." },
+
+    /* --- image --- */
+    { AT(image, max_bytes), .key = "max_bytes", .type = CONF_SIZE, .def = "20GiB", .min = MIB(1),
+      .max = TIB(64), .reloadable = true,
+      .help =
+          "Size of the image store, blobs and unpacked layers. When it is full unused images go, least\n"
+          "recently used first; when nothing can go a push is answered with 507." },
+    { AT(image, layer_bytes), .key = "layer_bytes", .type = CONF_SIZE, .def = "10GiB",
+      .min = KIB(64), .max = TIB(1), .reloadable = true,
+      .help = "The most that one layer may unpack to." },
+    { AT(image, layer_entries), .key = "layer_entries", .type = CONF_INT, .def = "1000000",
+      .min = 16, .max = 100000000, .reloadable = true,
+      .help = "Files and directories in one layer." },
+    { AT(image, layers), .key = "layers", .type = CONF_INT, .def = "127", .min = 1, .max = 500,
+      .reloadable = true, .help = "Layers of one image." },
+    { AT(image, manifest_bytes), .key = "manifest_bytes", .type = CONF_SIZE, .def = "4MiB",
+      .min = KIB(4), .max = MIB(16), .reloadable = true, .help = "The longest manifest." },
+    { AT(image, upload_timeout_ms), .key = "upload_timeout", .type = CONF_DURATION, .def = "1h",
+      .min = SECONDS(10), .max = DAYS(7), .reloadable = true,
+      .help = "An unfinished upload that nobody touches is dropped after this time." },
+
+    /* --- routing --- */
+    { AT(routing, policy), .key = "policy", .type = CONF_CHOICE, .def = "learned",
+      .choices = policies, .reloadable = true,
+      .help = "How a node is chosen among those that can run a job." },
+    { AT(routing, probes), .key = "probes", .type = CONF_INT, .def = "4", .min = 1, .max = 64,
+      .reloadable = true,
+      .help = "Candidates that are asked for their present load before a run is placed." },
+
+    /* --- sandbox --- */
+    { AT(sandbox, network), .key = "network", .type = CONF_CHOICE, .def = "none",
+      .choices = networks, .reloadable = true, .help = "The network of jobs that do not say." },
+    { AT(sandbox, allow_host_network), .key = "allow_host_network", .type = CONF_BOOL, .def = "no",
+      .reloadable = true,
+      .help =
+          "May a job ask for the machine's network? Needs auth.tokens_file: a job could otherwise call\n"
+          "this API." },
+    { AT(sandbox, uid_base), .key = "uid_base", .type = CONF_INT, .def = "1879048192", .min = 65536,
+      .max = 4026531840,
+      .help = "The first of the user and group ids that sandboxes are mapped to, 65536 per slot." },
+    { AT(sandbox, cpus_milli), .key = "cpus", .type = CONF_MILLI, .def = "none", .min = 10,
+      .max = 4096000, .zero = "none", .reloadable = true,
+      .help = "CPUs that a job may use if it does not say: 0.5 is half of one's time." },
+    { AT(sandbox, memory), .key = "memory", .type = CONF_SIZE, .def = "512MiB", .min = MIB(4),
+      .max = TIB(64), .reloadable = true, .help = "Memory limit of jobs that do not say." },
+    { AT(sandbox, memory_max), .key = "memory_max", .type = CONF_SIZE, .def = "auto", .min = MIB(4),
+      .max = TIB(64), .zero = "auto", .reloadable = true,
+      .help = "The highest memory limit that a job may ask for. auto: node.memory." },
+    { AT(sandbox, pids), .key = "pids", .type = CONF_INT, .def = "256", .min = 4, .max = 1000000,
+      .reloadable = true, .help = "Processes and threads of a job that does not say." },
+    { AT(sandbox, timeout_ms), .key = "timeout", .type = CONF_DURATION, .def = "1h", .min = 100,
+      .max = DAYS(30), .reloadable = true, .help = "The longest run of a job that does not say." },
+    { AT(sandbox, timeout_max_ms), .key = "timeout_max", .type = CONF_DURATION, .def = "1d",
+      .min = 100, .max = DAYS(30), .reloadable = true,
+      .help = "The longest timeout that a job may ask for." },
+    { AT(sandbox, grace_ms), .key = "grace", .type = CONF_DURATION, .def = "10s", .max = HOURS(1),
+      .reloadable = true, .help = "Time between the stop signal and SIGKILL." },
+    { AT(sandbox, disk_bytes), .key = "disk_bytes", .type = CONF_SIZE, .def = "1GiB", .min = MIB(1),
+      .max = TIB(16), .reloadable = true,
+      .help = "What a run may write to its file system; also the most that a job may ask for." },
+    { AT(sandbox, disk_inodes), .key = "disk_inodes", .type = CONF_INT, .def = "100000", .min = 64,
+      .max = 100000000, .reloadable = true, .help = "Files and directories that a run may make." },
+    { AT(sandbox, output_bytes), .key = "output_bytes", .type = CONF_SIZE, .def = "1GiB",
+      .min = KIB(4), .max = TIB(1), .reloadable = true,
+      .help =
+          "stdout of a run. Past it the run fails with reason 'output', unless its job truncates." },
+    { AT(sandbox, log_bytes), .key = "log_bytes", .type = CONF_SIZE, .def = "16MiB", .min = KIB(4),
+      .max = GIB(16), .reloadable = true,
+      .help = "stderr of a run; of more the first and the last half are kept." },
+    { AT(sandbox, shm_bytes), .key = "shm_bytes", .type = CONF_SIZE, .def = "64MiB", .min = KIB(64),
+      .max = TIB(1), .reloadable = true, .help = "Size of /dev/shm." },
+    { AT(sandbox, nofile), .key = "nofile", .type = CONF_INT, .def = "65536", .min = 16,
+      .max = 1048576, .reloadable = true, .help = "Open files per process." },
+    { AT(sandbox, core_bytes), .key = "core_bytes", .type = CONF_SIZE, .def = "0", .max = TIB(1),
+      .reloadable = true, .help = "Size of core dumps, written to the run's own file system." },
+
+    /* --- telemetry --- */
+    { AT(telemetry, interval_ms), .key = "interval", .type = CONF_DURATION, .def = "1s", .min = 100,
+      .max = HOURS(1), .reloadable = true, .help = "Time between two samples of a run." },
+    { AT(telemetry, resctrl_path), .key = "resctrl_path", .type = CONF_PATH,
+      .def = "/sys/fs/resctrl", .help = "Where resctrl is mounted." },
+    { AT(telemetry, cgroup_path), .key = "cgroup_path", .type = CONF_PATH, .def = "",
+      .help = "The control group that runs live under. Not set: the agent's own." },
+
+    /* --- mqtt --- */
+    { AT(mqtt, url), .key = "url", .type = CONF_TEXT, .def = "",
+      .help = "mqtt://host:port or mqtts://host:port. Not set: no sensors." },
+    { AT(mqtt, username), .key = "username", .type = CONF_TEXT, .def = "",
+      .help = "Account at the broker." },
+    { AT(mqtt, password_file), .key = "password_file", .type = CONF_PATH, .def = "",
+      .help = "File whose first line is the account's password." },
+
+    /* --- log --- */
+    { AT(log, level), .key = "level", .type = CONF_CHOICE, .def = "info", .choices = levels,
+      .reloadable = true, .help = "How much is logged." },
+    { AT(log, format), .key = "format", .type = CONF_CHOICE, .def = "text", .choices = formats,
+      .help = "Lines for people, or one JSON object per line." },
+};
+
+_Static_assert(ARRAY_LEN(keys) <= CONF_KEYS_MAX, "struct conf_seen");
+
+const struct conf_table settings_table = {
+    .about =
+        "agent.conf - configuration of the agent.\n"
+        "\n"
+        "Every key with its default. Uncomment a line to change it; every key can also be given as\n"
+        "--section.key=value. Unknown keys and bad values are errors. Sizes: k, M, G, T and KiB to TiB\n"
+        "count in 1024s, kB to TB in 1000s.",
+    .sections = sections,
+    .sections_len = ARRAY_LEN(sections),
+    .keys = keys,
+    .keys_len = ARRAY_LEN(keys),
+    .object_size = sizeof(struct settings),
+};
