@@ -142,6 +142,15 @@ void node_set_draining(struct node *n, bool draining);
  * the reason in *ret (may be NULL). */
 enum node_code node_admits(struct node *n, uint64_t payload_bytes, struct node_error *ret);
 
+/* -- images (the management side; /v2 is the registry's own) -- */
+
+/* The documents of GET /v1/images, DELETE /v1/images/{name} and POST /v1/images/prune. An empty tag:
+ * the whole repository. NODE_UNKNOWN_IMAGE when there is none. */
+void node_image_list(struct node *n, node_text_fn *fn, void *arg);
+void node_image_delete(struct node *n, struct str repository, struct str tag, node_text_fn *fn,
+                       void *arg);
+void node_image_prune(struct node *n, node_text_fn *fn, void *arg);
+
 struct loop *node_loop(struct node *n);
 const struct settings *node_settings(const struct node *n);
 struct image_store *node_images(struct node *n);

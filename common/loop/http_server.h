@@ -49,7 +49,9 @@ struct http_server_stats {
     uint64_t responses_by_class[6]; /* [2] = 2xx … */
 };
 
-/* Takes over the listening socket `fd` (non-blocking TCP or unix). 0, -ENOMEM, or libuv's error. */
+/* Takes over the listening socket `fd` (non-blocking TCP or unix), in case of failure too. 0,
+ * -ENOMEM, or libuv's error. A connection whose first byte begins a TLS hello is closed without a
+ * word. */
 int http_server_start(uv_loop_t *loop, int fd, const struct http_server_options *opt,
                       const struct http_server_handler *handler, struct http_server **ret,
                       struct err *e);
@@ -101,8 +103,8 @@ void http_res_send_length(struct http_req *req, int status, const char *type, ui
  * The fd is taken over in every case. A file that turns out shorter breaks the connection. */
 void http_res_send_file(struct http_req *req, int status, const char *type, int fd, uint64_t offset,
                         uint64_t length);
-/* A stream of unknown length (chunked; close-delimited for HTTP/1.0). on_drain fires when
- * everything written so far has left and after a write that answered false. */
+/* A stream of unknown length (chunked; close-delimited for HTTP/1.0). on_drain (may be NULL) fires
+ * once after each write that answered false, when everything written so far has left. */
 void http_res_begin(struct http_req *req, int status, const char *type,
                     void (*on_drain)(void *arg, struct http_req *req), void *arg);
 /* Copies. False: more than 256 KiB wait in the queue; write no more until on_drain. */

@@ -68,6 +68,7 @@ def prefixes(source):
     if source.startswith("common/sys/"):
         return ["sys_"]
     if source.startswith("common/loop/"):
+        stem = stem[len("uv_"):] if stem.startswith("uv_") else stem
         return ["loop_", stem + "_", stem.split("_")[0] + "_"]
     if mine == "common":
         return rules.PREFIX_COMMON.get(stem, [stem.split("_")[0] + "_"])

@@ -1,0 +1,416 @@
+/*
+ * A connection's pump: bytes in, events to the handler, deadlines.
+ *
+ *   idle ──bytes──> head ──complete──> request ──answered, body over──> idle
+ *                     │ error             │ answered, body unread: drop up to discard_max
+ *                     v                   v too much of it, error, Connection: close
+ *                   problem ─────────> linger (FIN sent, input dropped) ──EOF, 2 s──> closed
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "common/loop/http_server_internal.h"
+#include "common/mem.h"
+
+struct conn_out {
+    uv_write_t req;
+    struct http_conn *conn;
+    char data[];
+};
+
+size_t http_conn_queued(const struct http_conn *c)
+{
+    return uv_stream_get_write_queue_size(&c->uv.stream);
+}
+
+/* -- writing -- */
+
+static void write_done(uv_write_t *w, int status)
+{
+    struct conn_out *o = CONTAINER_OF(w, struct conn_out, req);
+    struct http_conn *c = o->conn;
+    mem_free(o);
+    if (status != 0) {
+        http_conn_break(c);
+        return;
+    }
+    if (!c->closing) {
+        http_conn_pump(c);
+    }
+}
+
+void http_conn_write(struct http_conn *c, const uv_buf_t *iov, unsigned n)
+{
+    size_t total = 0;
+    for (unsigned i = 0; i < n; i++) {
+        total += iov[i].len;
+    }
+    if (c->closing || total == 0) {
+        return;
+    }
+    size_t sent = 0;
+    if (http_conn_queued(c) == 0) {
+        int rc = uv_try_write(&c->uv.stream, iov, n);
+        if (rc < 0 && rc != UV_EAGAIN) {
+            http_conn_break(c);
+            return;
+        }
+        sent = rc > 0 ? (size_t)rc : 0;
+    }
+    c->out_total += total;
+    c->server->stats.bytes_out += total;
+    if (c->wait == HTTP_WAIT_HALF) {
+        http_conn_wait(c, HTTP_WAIT_HALF);
+    }
+    if (sent == total) {
+        return;
+    }
+    struct conn_out *o = mem_alloc(sizeof(*o) + total - sent);
+    if (o == NULL) {
+        http_conn_break(c);
+        return;
+    }
+    o->conn = c;
+    size_t at = 0;
+    for (unsigned i = 0; i < n; i++) {
+        size_t skip = sent < iov[i].len ? sent : iov[i].len;
+        sent -= skip;
+        memcpy(o->data + at, iov[i].base + skip, iov[i].len - skip);
+        at += iov[i].len - skip;
+    }
+    uv_buf_t rest = { .base = o->data, .len = at };
+    if (uv_write(&o->req, &c->uv.stream, &rest, 1, write_done) != 0) {
+        mem_free(o);
+        http_conn_break(c);
+        return;
+    }
+    http_conn_kick(c); /* so that the deadline of the write is set */
+}
+
+/* -- the end of a connection -- */
+
+static void parser_put(struct http_conn *c)
+{
+    struct http_server *s = c->server;
+    if (c->parser == NULL) {
+        return;
+    }
+    if (s->parser_pool_len < HTTP_POOL_MAX) {
+        http1_reset(c->parser);
+        s->parser_pool[s->parser_pool_len++] = c->parser;
+    } else {
+        (void)http1_free(c->parser);
+    }
+    c->parser = NULL;
+}
+
+static void conn_closed(uv_handle_t *h)
+{
+    struct http_conn *c = h->data;
+    if (c->req != NULL) {
+        http_req_finish(c->req, true);
+    }
+    parser_put(c);
+    c->pending = mem_free(c->pending);
+    http_server_conn_closed(c);
+}
+
+void http_conn_break(struct http_conn *c)
+{
+    if (c->closing) {
+        return;
+    }
+    c->closing = true;
+    http_conn_wait(c, HTTP_WAIT_NONE);
+    uv_close(&c->uv.handle, conn_closed);
+}
+
+/* -- reading -- */
+
+static void conn_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *buf)
+{
+    struct http_conn *c = h->data;
+    (void)suggested;
+    buf->base = c->server->rbuf;
+    buf->len = sizeof(c->server->rbuf);
+}
+
+static void conn_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+
+static void conn_reading(struct http_conn *c)
+{
+    bool want = !c->closing && !c->peer_eof && c->pending == NULL;
+    if (want && !c->reading) {
+        c->reading = uv_read_start(&c->uv.stream, conn_alloc, conn_read) == 0;
+        if (!c->reading) {
+            http_conn_break(c);
+        }
+    } else if (!want && c->reading) {
+        c->reading = false;
+        (void)uv_read_stop(&c->uv.stream);
+    }
+}
+
+static void shutdown_done(uv_shutdown_t *req, int status)
+{
+    struct http_conn *c = req->handle->data;
+    mem_free(req);
+    if (status != 0 || c->peer_eof) {
+        http_conn_break(c);
+    }
+}
+
+void http_conn_linger(struct http_conn *c)
+{
+    if (c->closing || c->linger) {
+        return;
+    }
+    c->linger = true;
+    c->pending = mem_free(c->pending);
+    uv_shutdown_t *req = mem_alloc(sizeof(*req));
+    if (req == NULL || uv_shutdown(req, &c->uv.stream, shutdown_done) != 0) {
+        mem_free(req);
+        http_conn_break(c);
+        return;
+    }
+    http_conn_wait(c, HTTP_WAIT_LINGER);
+    conn_reading(c);
+    if (c->req != NULL) {
+        http_req_finish(c->req, !http_res_done(c->req));
+    }
+    parser_put(c);
+}
+
+/* -- the pump -- */
+
+static bool conn_head(struct http_conn *c, const char *p, size_t n, size_t *ret_used)
+{
+    struct http_server *s = c->server;
+    if (n == 0) {
+        return false;
+    }
+    if (!c->greeted && (unsigned char)p[0] == HTTP_TLS_HELLO) {
+        /* A client that tries HTTPS first would wait for an answer to its hello. */
+        http_conn_break(c);
+        return false;
+    }
+    c->greeted = true;
+    if (c->parser == NULL && s->parser_pool_len > 0) {
+        c->parser = s->parser_pool[--s->parser_pool_len];
+    } else if (c->parser == NULL && http1_new(HTTP1_REQUEST, &c->parser) != 0) {
+        http_conn_break(c);
+        return false;
+    }
+    struct str body;
+    struct err e;
+    int rc = http1_feed(c->parser, p, n, ret_used, &body, &e);
+    if (rc < 0) {
+        s->stats.bad_requests_total++;
+        http_res_problem(c, rc == -ENOMEM ? 503 : http1_status(c->parser), e.text);
+        return false;
+    }
+    if (rc != HTTP1_HEAD) {
+        return *ret_used > 0;
+    }
+    s->stats.requests_total++;
+    http_conn_wait(c, HTTP_WAIT_NONE);
+    c->req = http_req_new(c);
+    if (c->req == NULL) {
+        http_res_problem(c, 503, "out of memory");
+        return false;
+    }
+    s->handler.on_request(s->handler.arg, c->req);
+    return true;
+}
+
+/* The response has left. Drops what is unread of the body, then makes room for the next request. */
+static bool conn_after(struct http_conn *c, const char *p, size_t n, size_t *ret_used)
+{
+    struct http_server *s = c->server;
+    struct http_req *req = c->req;
+    if (!req->keep || s->closing) {
+        http_conn_linger(c);
+        return false;
+    }
+    if (req->body != HTTP_BODY_DONE) {
+        /* Whether a client that was not told to continue sends its body nevertheless is open. */
+        bool unsure = req->head->expect_continue && !req->lead_out && req->body_seen == 0;
+        uint64_t left = req->head->has_length ? req->head->length - req->body_seen : 0;
+        if (unsure || left > s->opt.discard_max || req->body_discarded > s->opt.discard_max) {
+            http_conn_linger(c);
+            return false;
+        }
+        bool stop = false;
+        *ret_used = http_req_feed(req, p, n, &stop);
+        return !stop;
+    }
+    http_req_finish(req, false);
+    if (!c->closing) {
+        http1_reset(c->parser);
+    }
+    return true;
+}
+
+/* One step. False: nothing more can be done with what is there. */
+static bool conn_step(struct http_conn *c, const char *p, size_t n, size_t *ret_used)
+{
+    struct http_req *req = c->req;
+    if (req == NULL) {
+        return conn_head(c, p, n, ret_used);
+    }
+    if (http_res_done(req)) {
+        return conn_after(c, p, n, ret_used);
+    }
+    if (req->drain_due) {
+        req->drain_due = false;
+        if (req->on_drain != NULL) {
+            req->on_drain(req->drain_arg, req);
+        }
+        return true;
+    }
+    if (req->ended) {
+        return false;
+    }
+    bool stop = false;
+    *ret_used = http_req_feed(req, p, n, &stop);
+    return !stop;
+}
+
+/* Which deadline holds now. A wait that goes on is not begun again, except by progress. */
+static void conn_wait_update(struct http_conn *c, bool progress)
+{
+    struct http_req *req = c->req;
+    enum http_wait w = HTTP_WAIT_NONE;
+    if (http_conn_queued(c) > 0) {
+        w = HTTP_WAIT_WRITE;
+    } else if (req == NULL) {
+        w = c->parser != NULL && http1_in_head(c->parser) ? HTTP_WAIT_HEAD : HTTP_WAIT_IDLE;
+    } else if (c->peer_eof) {
+        w = HTTP_WAIT_HALF;
+    } else if (req->body != HTTP_BODY_DONE &&
+               (http_res_done(req) || (req->body == HTTP_BODY_WANTED && !req->paused))) {
+        w = HTTP_WAIT_BODY;
+    }
+    if (w != c->wait || (w == HTTP_WAIT_BODY && progress)) {
+        if (w == HTTP_WAIT_WRITE) {
+            c->out_seen = c->out_total - http_conn_queued(c);
+        }
+        http_conn_wait(c, w);
+    }
+}
+
+static void conn_keep_rest(struct http_conn *c, const char *p, size_t n)
+{
+    if (c->pending != NULL) {
+        c->pending_at = (uint32_t)(p - c->pending);
+        if (n == 0) {
+            c->pending = mem_free(c->pending);
+        }
+    } else if (n > 0) {
+        c->pending = mem_dup(p, n);
+        c->pending_at = 0;
+        c->pending_len = (uint32_t)n;
+        if (c->pending == NULL) {
+            http_conn_break(c);
+        }
+    }
+}
+
+static void conn_run(struct http_conn *c, const char *p, size_t n)
+{
+    size_t used = 0;
+    bool more = true;
+    c->in_pump = true;
+    if (c->req != NULL && http_conn_queued(c) == 0) {
+        http_res_drained(c->req);
+    }
+    while (more && !c->closing && !c->linger) {
+        size_t step = 0;
+        more = conn_step(c, p + used, n - used, &step);
+        used += step;
+    }
+    c->in_pump = false;
+    if (!c->closing && !c->linger) {
+        conn_keep_rest(c, p + used, n - used);
+    }
+    if (!c->closing && !c->linger && c->peer_eof && c->pending == NULL &&
+        (c->req == NULL || (c->req->body == HTTP_BODY_WANTED && !c->req->ended))) {
+        http_conn_break(c); /* what is missing can never come */
+    }
+    if (!c->closing && !c->linger) {
+        if (c->req == NULL && c->parser != NULL && !http1_in_head(c->parser)) {
+            parser_put(c);
+        }
+        conn_wait_update(c, used > 0);
+    }
+    conn_reading(c);
+}
+
+void http_conn_pump(struct http_conn *c)
+{
+    if (c->closing || c->linger) {
+        return;
+    }
+    if (c->pending != NULL) {
+        conn_run(c, c->pending + c->pending_at, c->pending_len - c->pending_at);
+    } else {
+        conn_run(c, c->server->rbuf, 0);
+    }
+}
+
+static void conn_eof(struct http_conn *c, ssize_t status)
+{
+    if (status != UV_EOF || c->linger || c->closing) {
+        http_conn_break(c);
+        return;
+    }
+    c->peer_eof = true;
+    conn_reading(c);
+    http_conn_pump(c);
+}
+
+static void conn_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+    struct http_conn *c = stream->data;
+    if (n < 0) {
+        conn_eof(c, n);
+        return;
+    }
+    c->server->stats.bytes_in += (uint64_t)n;
+    if (c->linger) {
+        c->linger_bytes += (uint32_t)n;
+        if (c->linger_bytes > HTTP_LINGER_BYTES) {
+            http_conn_break(c);
+        }
+        return;
+    }
+    if (n > 0) {
+        conn_run(c, buf->base, (size_t)n);
+    }
+}
+
+void http_conn_start(struct http_conn *c)
+{
+    if (!c->server->is_pipe) {
+        (void)uv_tcp_nodelay(&c->uv.tcp, 1);
+        (void)uv_tcp_keepalive(&c->uv.tcp, 1, 60);
+    }
+    conn_reading(c);
+}
+
+void http_conn_timeout(struct http_conn *c)
+{
+    uint64_t out = c->out_total - http_conn_queued(c);
+    enum http_wait w = (enum http_wait)c->wait;
+    http_conn_wait(c, HTTP_WAIT_NONE);
+    if (w == HTTP_WAIT_WRITE && out != c->out_seen) {
+        c->out_seen = out;
+        http_conn_wait(c, HTTP_WAIT_WRITE);
+    } else if (w == HTTP_WAIT_HEAD) {
+        http_res_problem(c, 408, "the request's head did not come in time");
+    } else if (w == HTTP_WAIT_BODY && !c->req->started) {
+        http_res_problem(c, 408, "the request's body did not come in time");
+    } else {
+        http_conn_break(c);
+    }
+}
