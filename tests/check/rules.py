@@ -16,7 +16,7 @@ MAY_SEE["ui"] = []
 # Exported names begin with one of these. In agent/ by folder; in common/ by file, where the rule is
 # the first word of the file's name.
 PREFIX = {folder: [folder + "_"] for folder in MAY_SEE}
-PREFIX["jobs"] = ["job_", "jobs_"]
+PREFIX["jobs"] = ["job_", "jobs_", "run_"]
 PREFIX["routing"] = ["route_", "routing_"]
 PREFIX["triggers"] = ["trigger_", "triggers_"]
 PREFIX_COMMON = {

@@ -1,0 +1,164 @@
+/*
+ * uv_store - the durable store of a node: runs, job documents, idempotency keys, in one SQLite
+ * file.
+ *
+ * Two threads: a writer that turns all requests that wait into one transaction (group commit; WAL,
+ * synchronous=FULL), and a reader with a read-only connection. The loop never waits for the disk.
+ * All calls are for the loop's thread; callbacks come later, from the loop, never inside the call,
+ * in the order of the requests of each thread. What a callback is given is valid during the
+ * callback. A status of 0 for a durable write means: it survives kill -9 and a power cut.
+ *
+ * Reads see every write that was answered before they were asked for.
+ *
+ * Failures of every request: -ENOSPC (disk full, or less than min_free_bytes: only what takes new
+ * work is refused by that floor), -EIO, -ENOMEM, -ECANCELED (the store is closing), -ENOBUFS
+ * (max_pending). A failed request changes nothing; those that follow are tried afresh.
+ */
+#ifndef AGENT_JOBS_UV_STORE_H
+#define AGENT_JOBS_UV_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "agent/jobs/jobs.h"
+#include "agent/jobs/run.h"
+#include "common/err.h"
+#include "common/ids.h"
+#include "common/loop/loop.h"
+
+enum {
+    JOB_STORE_LIST_MAX = 1000,
+    JOB_STORE_KEY_MAX = 255,  /* bytes of an idempotency key */
+    JOB_STORE_KEY_HOURS = 24, /* how long it is remembered */
+    JOB_STORE_VERSION = 2,    /* of the schema */
+};
+
+struct job_store_config {
+    const char *dir;          /* exists, ours; holds agent.db */
+    uint64_t min_free_bytes;  /* store.min_free_bytes */
+    size_t max_pending;       /* requests that wait; 0: 65,536 */
+    uint64_t retention_ms;    /* ended runs older than this go; 0: kept */
+    uint64_t retention_bytes; /* payload + output + log of ended runs, together; 0: no bound */
+    uint64_t max_pages;       /* tests: PRAGMA max_page_count; 0: none */
+};
+
+struct job_store;
+
+/* Opens, checks and migrates at once (the loop does not run yet). -EPROTONOSUPPORT: made by a newer
+ * version (nothing was changed); -EBADMSG: not our file, or damaged; -Exxx. */
+int job_store_open(struct loop *loop, const struct job_store_config *cfg, struct job_store **ret,
+                   struct err *e);
+/* Writes what waits (durably), answers it, closes, then calls on_closed from the loop and is gone.
+ * Reads that wait are answered with -ECANCELED. */
+void job_store_close(struct job_store *s, void (*on_closed)(void *arg), void *arg);
+void job_store_set_retention(struct job_store *s, uint64_t retention_ms, uint64_t retention_bytes);
+
+typedef void job_store_done_fn(void *arg, int status);
+
+/* -- runs -- */
+
+/* known is NULL unless status is -EEXIST, or 0 with replayed. */
+typedef void job_store_accept_fn(void *arg, int status, bool replayed, const struct run *known);
+/* A new run, its one-off or overriding document (spec: normalised, NULL for a plain run of a
+ * registered job) and its idempotency key (empty: none), in one transaction. A key that is known:
+ * with the same run->request_hash 0, replayed and the run of then; with another one -EEXIST; in
+ * both cases nothing is written. -EALREADY: the id is taken. */
+void job_store_accept_run(struct job_store *s, const struct run *run, const struct job *spec,
+                          struct str key, job_store_accept_fn *fn, void *arg);
+/* Writes a run that was accepted. With fn: durable before fn is called. fn NULL: written with the
+ * next transaction, at the latest after 50 ms; in the order of the calls in any case; a failure is
+ * counted only. former: the record of the attempt that ended as this one was queued again (kept for
+ * job_store_attempts), or NULL. -ENOENT: no such run. -ESTALE: the store has a newer (epoch,
+ * attempt). */
+void job_store_put_run(struct job_store *s, const struct run *run, const struct run *former,
+                       job_store_done_fn *fn, void *arg);
+
+/* run and spec are NULL with an error. spec: the document in force (the run's own, or the job's at
+ * that revision); NULL when the job was deleted with its revisions. */
+typedef void job_store_run_fn(void *arg, int status, const struct run *run, const struct job *spec);
+void job_store_get_run(struct job_store *s, struct ulid id, job_store_run_fn *fn, void *arg);
+
+struct job_store_filter {
+    struct str job;    /* empty: any */
+    uint32_t states;   /* BIT(RUN_…) or 0: any */
+    struct ulid after; /* only ids below this one; zero: from the newest */
+    size_t limit;      /* 1 to JOB_STORE_LIST_MAX */
+};
+/* more: there are older ones that match. */
+typedef void job_store_runs_fn(void *arg, int status, const struct run *runs, size_t n, bool more);
+void job_store_list_runs(struct job_store *s, const struct job_store_filter *f,
+                         job_store_runs_fn *fn, void *arg);
+/* The records of a run's earlier attempts, the first first. */
+void job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *fn, void *arg);
+/* Every run that has not ended, the oldest first, in pieces: each() per piece, then done(). */
+void job_store_load_unfinished(struct job_store *s, job_store_runs_fn *each,
+                               job_store_done_fn *done, void *arg);
+
+/* -- jobs -- */
+
+/* job is NULL with an error. created: there was none; changed: it differs from the revision before.
+ */
+typedef void job_store_job_fn(void *arg, int status, const struct job *job, bool created,
+                              bool changed);
+/* if_match: 0, or the revision that must be current, else -EAGAIN. An equal
+ * document keeps its revision. Revisions of one name only ever grow, across deletion too. */
+void job_store_put_job(struct job_store *s, const struct job *job, uint32_t if_match,
+                       int64_t now_us, job_store_job_fn *fn, void *arg);
+/* revision 0: the newest. -ENOENT. A deleted job's revisions stay readable by number as long as a
+ * run refers to them. */
+void job_store_get_job(struct job_store *s, struct str name, uint32_t revision,
+                       job_store_job_fn *fn, void *arg);
+/* By name, from the first after `after`. */
+typedef void job_store_jobs_fn(void *arg, int status, const struct job *const *jobs, size_t n,
+                               bool more);
+void job_store_list_jobs(struct job_store *s, struct str after, size_t limit, job_store_jobs_fn *fn,
+                         void *arg);
+/* Its runs go on. -ENOENT; -EAGAIN: not this revision (if_match 0: any). */
+void job_store_delete_job(struct job_store *s, struct str name, uint32_t if_match,
+                          job_store_done_fn *fn, void *arg);
+
+/* -- housekeeping -- */
+
+/* Forgets ended runs beyond retention, at most 1,000 per call, the oldest first, and old keys. The
+ * runs' directories and payloads are the caller's to remove: attempts tells how many each had.
+ * more: call again. */
+struct job_store_gone {
+    struct ulid id;
+    uint32_t attempts;
+};
+typedef void job_store_gone_fn(void *arg, int status, const struct job_store_gone *gone, size_t n,
+                               bool more);
+void job_store_retain(struct job_store *s, int64_t now_us, job_store_gone_fn *fn, void *arg);
+
+struct job_store_stats {
+    uint64_t file_bytes; /* database and log */
+    uint64_t runs;
+    uint64_t jobs;
+    uint64_t by_state[RUN_STATE_COUNT];
+    uint64_t kept_bytes; /* payload + output + log of ended runs */
+};
+struct job_store_job_stats {
+    char job[RUN_JOB_CAP]; /* "": one-offs */
+    uint64_t by_state[RUN_STATE_COUNT];
+    int64_t last_us; /* created_us of the newest run */
+};
+/* per job: the jobs_max with the newest runs. Kept up by triggers in the database: cheap. */
+typedef void job_store_stats_fn(void *arg, int status, const struct job_store_stats *stats,
+                                const struct job_store_job_stats *jobs, size_t jobs_n);
+void job_store_stats(struct job_store *s, size_t jobs_max, job_store_stats_fn *fn, void *arg);
+
+struct job_store_counters {
+    uint64_t commits;
+    uint64_t requests;    /* written by those commits */
+    uint64_t lazy_failed; /* lazy writes that were dropped */
+    uint64_t commit_us;   /* spent in COMMIT, in all */
+    uint64_t commit_max_us;
+    size_t pending;
+};
+void job_store_counters(const struct job_store *s, struct job_store_counters *ret);
+
+/* Is there less free space than min_free_bytes? Looked at by the writer every second. */
+bool job_store_is_full(const struct job_store *s);
+
+#endif
