@@ -150,11 +150,16 @@ FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(FUZZ_SRC))
 FUZZ_RUNS ?= 20000
 SECONDS ?= 60
 
-.PHONY: fuzz-smoke fuzz fuzz-build
+.PHONY: fuzz-smoke fuzz-long fuzz fuzz-build
 fuzz-build: $(FUZZ)
 fuzz-smoke: $(FUZZ)
 	@$(PYTHON) tests/lib/run_fuzz.py --results $(B)/results/fuzz.json --jobs $(JOBS) \
 		--runs $(FUZZ_RUNS) --corpus tests/fuzz/corpus $^
+
+# Every target for a minute.
+fuzz-long: $(FUZZ)
+	@$(PYTHON) tests/lib/run_fuzz.py --results $(B)/results/fuzz-long.json --jobs $(JOBS) \
+		--seconds 60 --corpus tests/fuzz/corpus $^
 
 fuzz: $(B)/fuzz/fuzz_$(TARGET)
 	@test -n '$(TARGET)' || { echo "usage: make fuzz TARGET=name SECONDS=60"; exit 2; }
@@ -191,7 +196,7 @@ CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JO
 	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
 SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
-STATIC := layers headers symbols style format clang tidy cppcheck shell binary nss selftest
+STATIC := layers headers symbols style format clang tidy cppcheck shell binary example nss selftest
 
 .PHONY: static check-prepare $(STATIC:%=check-%) check-package check-fresh
 static: $(STATIC:%=check-%)
@@ -224,6 +229,10 @@ check-binary: all
 	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
 check-nss: all
 	@tests/check/nss.sh $(B)/agent
+check-example: all
+	@$(B)/agent config example | diff -u agent.conf.example - || \
+		{ echo "agent.conf.example is not what the program says: run make example"; exit 1; }
+	@$(B)/agent config check agent.conf.example && echo "ok   example"
 check-package: $(B)/agent
 	@MAKE='$(MAKE)' tests/check/package.sh $(B) $(VERSION)
 check-fresh:
@@ -257,7 +266,8 @@ check-vm: $(B)/agent
 PREFIX ?= /usr/local
 
 SYSCONFDIR ?= /etc
-DOCS := $(B)/doc/agent.8 $(B)/doc/agent.conf.5 $(B)/doc/agent.bash
+SHELLS := bash zsh fish
+DOCS := $(B)/doc/agent.8 $(B)/doc/agent.conf.5 $(SHELLS:%=$(B)/doc/agent.%)
 
 .PHONY: install deb format
 install: $(B)/agent $(DOCS)
@@ -266,6 +276,9 @@ install: $(B)/agent $(DOCS)
 	install -D -m 644 $(B)/doc/agent.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/agent.conf.5
 	install -D -m 644 $(B)/doc/agent.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/agent
+	install -D -m 644 $(B)/doc/agent.zsh $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_agent
+	install -D -m 644 $(B)/doc/agent.fish \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/agent.fish
 	@mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,@PREFIX@,$(PREFIX),' packaging/agent.service.in \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/agent.service
@@ -278,8 +291,13 @@ $(B)/doc/agent.8: $(B)/agent
 	@mkdir -p $(@D); $(B)/agent help --man > $@
 $(B)/doc/agent.conf.5: $(B)/agent
 	@mkdir -p $(@D); $(B)/agent help --man-conf > $@
-$(B)/doc/agent.bash: $(B)/agent
-	@mkdir -p $(@D); $(B)/agent completion bash > $@
+$(SHELLS:%=$(B)/doc/agent.%): $(B)/doc/agent.%: $(B)/agent
+	@mkdir -p $(@D); $(B)/agent completion $* > $@
+
+# The example is tracked, for readers; check-example sees to it that it is the program's own.
+.PHONY: example
+example: $(B)/agent
+	$(B)/agent config example > agent.conf.example
 
 deb: $(B)/agent
 	@MAKE='$(MAKE)' packaging/make-deb $(B) $(VERSION)

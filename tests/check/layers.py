@@ -10,11 +10,12 @@ import rules
 PURE_SYSTEM = {
     "assert.h", "cpuid.h", "ctype.h", "elf.h", "endian.h", "errno.h", "float.h", "inttypes.h",
     "limits.h", "math.h", "setjmp.h", "stdalign.h", "stdarg.h", "stdatomic.h",
-    "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h", "strings.h", "time.h", "sys/types.h",
+    "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "stdnoreturn.h", "string.h",
+    "strings.h", "time.h", "sys/types.h",
     # Constants of kernel interfaces, for planning what a shell then does.
     "fcntl.h", "sched.h", "signal.h", "sys/mount.h", "sys/stat.h", "sys/syscall.h", "net/if.h",
     "arpa/inet.h", "netinet/in.h", "syslog.h", "sys/wait.h", "sys/resource.h",
-    # Libraries that compute; which of their functions, purity.py says.
+    # Libraries that compute; which of their functions, pure_symbols.txt says.
     "http_parser.h", "ini.h", "archive.h", "archive_entry.h", "zlib.h", "zstd.h", "seccomp.h",
 }
 PURE_SYSTEM_DIRS = ("linux/", "openssl/", "yajl/")

@@ -73,7 +73,7 @@ for command in "status --node localhost:1" "doctor" "version"; do
 done
 
 # With the user's name to look up, and the listening addresses.
-trapped timeout -k 2 5 "$agent" serve --node.data_dir="$dir/data" --node.user=root \
+trapped timeout -k 2 5 "$agent" serve --node.data_dir="$dir/data" --node.user=nobody \
     --http.listen=localhost:17575 --gossip.listen=localhost:17946
 rc=$?
 [ "$rc" -lt 128 ] || fail "agent serve ended with $rc"

@@ -39,6 +39,8 @@ done <<'LIST'
 -rw-r--r-- root/root ./usr/share/man/man8/agent.8.gz
 -rw-r--r-- root/root ./usr/share/man/man5/agent.conf.5.gz
 -rw-r--r-- root/root ./usr/share/bash-completion/completions/agent
+-rw-r--r-- root/root ./usr/share/zsh/vendor-completions/_agent
+-rw-r--r-- root/root ./usr/share/fish/vendor_completions.d/agent.fish
 -rw-r--r-- root/root ./usr/share/doc/agent/copyright
 -rw-r--r-- root/root ./usr/share/doc/agent/changelog.gz
 LIST

@@ -51,3 +51,41 @@ start_agent() {
     agent_pid=$!
     within 20 agent status
 }
+
+# field NAME <JSON: the value of a member whose name is unique in the text, without quotes.
+field() {
+    tr -d '\n' | sed -n 's/.*"'"$1"'": *"\{0,1\}\([^",}]*\).*/\1/p' | tr -d ' '
+}
+
+# submit ARG...: starts a run of the lab's image, prints its id.
+submit() {
+    agent submit -o json "$@" </dev/null | field id
+}
+
+# ended RUN SECONDS: waits for its end, and leaves its record in /tmp/RUN.
+ended() {
+    _left=$(($2 * 5))
+    while [ "$_left" -gt 0 ]; do
+        agent inspect "$1" -o json >"/tmp/$1" 2>/dev/null
+        case $(field state <"/tmp/$1") in
+        succeeded | failed | timed_out | cancelled | lost) return 0 ;;
+        esac
+        _left=$((_left - 1))
+        sleep 0.2
+    done
+    return 1
+}
+
+# between NAME LEAST MOST GOT: whole numbers.
+between() {
+    if [ "${4%%.*}" -ge "$2" ] 2>/dev/null && [ "${4%%.*}" -le "$3" ]; then
+        pass "$1"
+    else
+        fail "$1" "wanted $2 to $3, got '$4'"
+    fi
+}
+
+# Processes in the agent's cgroup and below, beside the agent's own group.
+strays() {
+    find /sys/fs/cgroup -path '*agent*' -name cgroup.procs -exec cat {} + 2>/dev/null | sort -n
+}
