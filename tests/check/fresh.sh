@@ -29,7 +29,6 @@ cleanup() {
 }
 trap cleanup EXIT
 
-# shellcheck disable=SC2016 # apt-get's own variable
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' 'Created-By: Packages' |
     head -n 1)
 [ -n "$mirror" ] || { echo "fresh: apt knows no archive of Debian 12"; exit 1; }
@@ -57,7 +56,6 @@ start=$SECONDS
 inside 'packaging/deps build'
 echo "fresh: packages for the build in $((SECONDS - start)) s"
 start=$SECONDS
-# shellcheck disable=SC2016 # expanded inside
 inside 'make -j"$(nproc)"' >"$dir/log" 2>&1 || {
     tail -n 30 "$dir/log"
     exit 1

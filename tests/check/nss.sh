@@ -48,7 +48,6 @@ export LD_LIBRARY_PATH=$dir NSS_TRAP_MARK=$dir/mark NSS_TRAP_CONF=$dir/nsswitch.
 # Runs a command with the trap set; its output goes to $dir/out.
 trapped() {
     rm -f "$dir/mark"
-    # shellcheck disable=SC2016 # expanded inside
     unshare -m --propagation private \
         sh -c 'mount --bind "$NSS_TRAP_CONF" /etc/nsswitch.conf && exec "$@"' sh "$@" \
         >"$dir/out" 2>&1 </dev/null

@@ -87,7 +87,6 @@ if [ "$(id -u)" -eq 0 ]; then
     done
     : >"$root/dev/null"
     for tool in usr/sbin/adduser usr/bin/deb-systemd-helper usr/bin/deb-systemd-invoke; do
-        # shellcheck disable=SC2016 # for the script that is written
         printf '#!/bin/sh\necho "%s $*" >>/calls\n' "${tool##*/}" >"$root/$tool"
         chmod 755 "$root/$tool"
     done

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Shows that every check fails on a sample that breaks its rule, and passes on one that does not."""
+"""Shows that every check fails on a sample that breaks its rule and passes on one that does not,
+and that the test runners see every way in which a test program can fail."""
 import os
 import struct
 import subprocess
@@ -99,7 +100,7 @@ BAD = [
     ("a folder without README", "style", {"agent/node/x.c": "int node_x;\n"}, "has no README"),
     ("unfinished work", "style", {"agent/jobs/x.c": "/* TO" "DO: more */\n"}, "unfinished work"),
     ("a tab", "style", {"agent/jobs/x.c": "int\tjob_x;\n"}, "a tab"),
-    ("a wide line", "style", {"agent/jobs/x.c": "/* " + "w" * 100 + " */\n"}, "columns"),
+    ("a wide line", "style", {"agent/jobs/x.py": "# " + "w" * 100 + "\n"}, "columns"),
     ("a banned call", "banned",
      {"agent/jobs/x.c": "#include <string.h>\nvoid job_x(char *a);\nvoid job_x(char *a)\n{\n"
                         '    strcpy(a, "x");\n}\n'}, "strcpy"),
@@ -200,6 +201,42 @@ def judge_binary(name, flags, wanted):
     return []
 
 
+# Programs that a runner must call failed, as shell scripts, with what the runner has to say.
+RUNNERS = [
+    ("a good program", "run_unit.py", "echo '[       OK ] a'", "1 passed, 0 failed, 0 skipped"),
+    ("a skipped test", "run_unit.py",
+     "echo '[       OK ] a'; echo '[  SKIPPED ] b'; echo '[  SKIPPED ] g: 1 test(s), listed:'",
+     "1 passed, 0 failed, 1 skipped"),
+    ("a failed test", "run_unit.py",
+     "echo '[  FAILED  ] b'; echo '[  FAILED  ] g: 1 test(s), listed:'; exit 1",
+     "0 passed, 1 failed, 0 skipped"),
+    ("a crash after the tests", "run_unit.py", "echo '[       OK ] a'; kill -SEGV $$",
+     "1 passed, 1 failed, 0 skipped"),
+    ("a leak at exit", "run_unit.py", "echo '[       OK ] a'; exit 23",
+     "1 passed, 1 failed, 0 skipped"),
+    ("no test at all", "run_unit.py", "exit 0", "0 passed, 1 failed, 0 skipped"),
+    ("a fuzz target", "run_fuzz.py", "echo stat::number_of_executed_units: 9", "1 passed, 0 failed"),
+    ("a crashing fuzz target", "run_fuzz.py", "echo stat::number_of_executed_units: 9; exit 77",
+     "0 passed, 1 failed"),
+    ("a fuzz target that runs nothing", "run_fuzz.py", "exit 0", "0 passed, 1 failed"),
+]
+
+
+def judge_runner(name, runner, script, wanted):
+    with tempfile.TemporaryDirectory() as root:
+        program = os.path.join(root, "fuzz_x")
+        write(root, {"fuzz_x": "#!/bin/sh\n" + script + "\n"})
+        os.chmod(program, 0o755)
+        cmd = [sys.executable, os.path.join(HERE, "..", "lib", runner), program]
+        if runner == "run_fuzz.py":
+            cmd += ["--corpus", root]
+        p = subprocess.run(cmd, capture_output=True, text=True)
+    good = ", 0 failed" in wanted
+    if wanted not in p.stdout or (p.returncode == 0) != good:
+        return [f"{runner}, {name}: exit {p.returncode} and not '{wanted}':\n{p.stdout}{p.stderr}"]
+    return []
+
+
 def main():
     problems = []
     checks = sorted({check for _, check, _, _ in BAD})
@@ -209,9 +246,11 @@ def main():
         problems += judge_sample(*sample)
     for sample in BINARY:
         problems += judge_binary(*sample)
+    for sample in RUNNERS:
+        problems += judge_runner(*sample)
     for p in problems:
         print(p)
-    count = len(checks) + len(BAD) + len(BINARY)
+    count = len(checks) + len(BAD) + len(BINARY) + len(RUNNERS)
     print(f"{'FAIL' if problems else 'ok  '} selftest: {count - len(problems)} of {count} samples")
     return 1 if problems else 0
 

@@ -22,9 +22,7 @@ ended "$run" 40
 equal "60 MB held: state" succeeded "$(field state <"/tmp/$run")"
 between "60 MB held: peak" 60000000 140000000 "$(field memory_peak_bytes <"/tmp/$run")"
 
-start=$(cut -d. -f1 /proc/uptime)
-run=$(submit $image --cpus 0.5 -- sh -c 'i=0; while [ $i -lt 30 ]; do date >/dev/null; i=$((i+1));
-    [ $(cut -d. -f1 /proc/uptime) -lt '"$((start + 8))"' ] && i=0; done')
+run=$(submit $image --cpus 0.5 -- timeout 6 sh -c 'while :; do :; done')
 ended "$run" 60
 wall=$(field run_seconds <"/tmp/$run")
 used=$(field cpu_seconds <"/tmp/$run")
