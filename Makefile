@@ -196,13 +196,13 @@ CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JO
 	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
 SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
-STATIC := layers headers symbols style format clang tidy cppcheck shell binary example nss selftest
+STATIC := layers headers symbols style format clang tidy cppcheck shell binary example traps selftest
 
 .PHONY: static check-prepare $(STATIC:%=check-%) check-package check-fresh
 static: $(STATIC:%=check-%)
 
 # Everything that the checks run or look at; then they can run side by side.
-check-prepare: all $(CLANG_OBJ) $(UNIT) $(FUZZ)
+check-prepare: all $(if $(wildcard agent/main.c),$(B)/agent.clang) $(UNIT) $(FUZZ)
 
 check-layers:
 	@$(CHECK)/layers.py
@@ -216,8 +216,8 @@ check-format:
 	@bad=; for f in $(ALL_C) $(ALL_H); do \
 		clang-format-14 $$f | cmp -s - $$f || { echo "$$f: layout; run make format"; bad=1; }; \
 	done; test -z "$$bad" && echo "ok   format"
-check-clang: $(CLANG_OBJ)
-	@echo "ok   clang: $(words $^) files without a warning"
+check-clang: $(if $(wildcard agent/main.c),$(B)/agent.clang)
+	@$< version > /dev/null && echo "ok   clang: builds, links and starts"
 check-tidy: $(TIDY)
 	@echo "ok   tidy: $(words $^) files"
 check-cppcheck:
@@ -226,9 +226,9 @@ check-cppcheck:
 check-shell:
 	@shellcheck -x -e SC1091,SC2016 $(SCRIPTS) && echo "ok   shellcheck: $(words $(SCRIPTS)) scripts"
 check-binary: all
-	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
-check-nss: all
-	@tests/check/nss.sh $(B)/agent
+	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py --debug $(B)/agent.debug $(B)/agent,echo "no agent/main.c")
+check-traps: all
+	@tests/check/traps.sh $(B)/agent
 check-example: all
 	@$(B)/agent config example | diff -u agent.conf.example - || \
 		{ echo "agent.conf.example is not what the program says: run make example"; exit 1; }
@@ -239,6 +239,10 @@ check-fresh:
 	@tests/check/fresh.sh
 check-selftest:
 	@$(CHECK)/selftest.py
+
+$(B)/agent.clang: $(CLANG_OBJ) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o
+	@echo "  LINK    $@"
+	@packaging/link --werror $(CC_clang) $(LDFLAGS_static) -o $@ $^ $(LIBS)
 
 # One file at a time, again only when the file or a header of it changed.
 $(B)/tidy/%.ok: %.c $(B)/clang/%.o .clang-tidy tests/check/model.h
