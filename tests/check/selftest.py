@@ -53,6 +53,10 @@ BAD = [
     ("a pure file takes a shell header", "layers",
      {"common/sys/sys_x.h": header("S"), "agent/jobs/x.c": '#include "common/sys/sys_x.h"\n'},
      "the shell header"),
+    ("a pure file takes a header that takes a shell header", "layers",
+     {"common/sys/sys_x.h": header("S"), "agent/jobs/y.h": header(
+         "Y", '#include "common/sys/sys_x.h"'),
+      "agent/jobs/x.c": '#include "agent/jobs/y.h"\n'}, "the shell header"),
     ("a sys file takes uv.h", "layers", {"agent/jobs/sys_x.c": "#include <uv.h>\n"},
      "only uv_* files"),
     ("an include that is not from the root", "layers", {"agent/jobs/x.c": '#include "jobs.h"\n'},
