@@ -32,6 +32,7 @@ ALONE = [
     ("package", "check-package", None),
 ]
 LONG = [
+    ("tsan", "unit-tsan", "tsan.json"),
     ("fuzz-long", "fuzz-long", "fuzz-long.json"),
     ("fresh", "check-fresh", None),
 ]
