@@ -69,7 +69,8 @@ HDR := $(wildcard agent/*.h agent/*/*.h common/*.h common/*/*.h)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
-UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg))
+UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg)) \
+	$(wildcard agent/api/openapi.json)
 ALL_C := $(SRC) $(wildcard agent/main.c) $(TESTLIB_SRC) $(UNIT_SRC) $(FUZZ_SRC) \
 	$(wildcard tests/sim/*.c tests/wire/*.c tests/bench/*.c tests/system/*.c tests/vm/*.c)
 ALL_H := $(HDR) $(wildcard tests/*/*.h)
