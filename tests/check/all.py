@@ -19,7 +19,6 @@ STATIC = [(n, "check-" + n, None) for n in (
     "cppcheck", "headers", "symbols", "selftest", "style", "layers", "format", "shell", "binary",
     "example", "traps")]
 SIDE_BY_SIDE = [
-    ("tidy", "check-tidy", None),
     ("unit", "unit", "unit.json"),
     ("fuzz", "fuzz-smoke", "fuzz.json"),
     ("vm", "check-vm", "vm.json"),
@@ -106,6 +105,8 @@ def main():
     started = time.monotonic()
     runner = Runner(args)
     built = runner.step("build", "check-prepare", None, [f"-j{args.jobs}", "-k", "-Otarget"])
+    # The longest one is spread over the cores by make itself.
+    runner.step("tidy", "check-tidy", None, [f"-j{args.jobs}", "-k", "-Otarget"])
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda s: runner.step(*s), SIDE_BY_SIDE if built else STATIC))
     if built:
