@@ -36,7 +36,8 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 LANGUAGE := -std=c11 -D_GNU_SOURCE -fno-strict-aliasing -fno-common
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
 	-D_FORTIFY_SOURCE=2 -fPIE
-INCLUDE := -I. -ffile-prefix-map=$(CURDIR)=.
+# Paths of this checkout do not get into the binary: the same commit gives the same bytes anywhere.
+INCLUDE := -I. -ffile-prefix-map=$(CURDIR)=. -ffile-prefix-map=$(B)/=build/
 BASE := $(LANGUAGE) $(WARNINGS) $(INCLUDE) -g -MMD -MP $(if $(WERROR),-Werror)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
@@ -212,7 +213,7 @@ SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
 STATIC := layers headers symbols style format clang tidy cppcheck shell binary example traps selftest
 
-.PHONY: static check-prepare $(STATIC:%=check-%) check-package check-fresh
+.PHONY: static check-prepare $(STATIC:%=check-%) check-package check-reproducible check-fresh
 static: $(STATIC:%=check-%)
 
 # Everything that the checks run or look at; then they can run side by side.
@@ -249,6 +250,8 @@ check-example: all
 	@$(B)/agent config check agent.conf.example && echo "ok   example"
 check-package: $(B)/agent
 	@MAKE='$(MAKE)' tests/check/package.sh $(B) $(VERSION)
+check-reproducible:
+	@tests/check/reproducible.sh
 check-fresh:
 	@tests/check/fresh.sh
 check-selftest:

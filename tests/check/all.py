@@ -33,6 +33,7 @@ ALONE = [
 LONG = [
     ("tsan", "unit-tsan", "tsan.json"),
     ("fuzz-long", "fuzz-long", "fuzz-long.json"),
+    ("reproducible", "check-reproducible", None),
     ("fresh", "check-fresh", None),
 ]
 
@@ -83,7 +84,7 @@ class Runner:
         total = [sum(counts[i] for _, _, counts, _ in self.rows) for i in range(3)]
         print("\nstep        seconds  passed  failed  skipped")
         for name, secs, counts, _ in self.rows:
-            print(f"{name:<10} {secs:8.1f} {counts[0]:7} {counts[1]:7} {counts[2]:8}")
+            print(f"{name:<12} {secs:6.1f} {counts[0]:7} {counts[1]:7} {counts[2]:8}")
         line = f"{total[0]} passed, {total[1]} failed, {total[2]} skipped"
         with open(os.path.join(self.args.build, "results", "total"), "w", encoding="utf-8") as f:
             f.write(line + "\n")
