@@ -3,6 +3,7 @@
 #   make                 build/agent (static-pie, stripped) and build/agent.debug (with symbols)
 #   make unit [T=test_json]            unit tests under ASan and UBSan
 #   make unit-tsan                     the same under ThreadSanitizer
+#   make coverage [FILE=common/str.c]  lines that the unit tests run
 #   make fuzz-smoke                    every fuzz target, FUZZ_RUNS executions each
 #   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
 #   make system [K=expression]         pytest against build/agent
@@ -51,6 +52,8 @@ CFLAGS_san := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 $(SANITIZE)
 FIRST_san := $(FIRST)
 CC_tsan := gcc
 CFLAGS_tsan := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 -fsanitize=thread
+CC_cov := gcc
+CFLAGS_cov := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O0 --coverage
 CC_clang := $(CLANG)
 FIRST_clang := $(FIRST)
 CFLAGS_clang := $(BASE) $(HARDEN) -O2
@@ -100,10 +103,13 @@ $(B)/agent.debug: $(B)/obj/agent/main.o $(B)/libagent.a $(B)/obj/.flags packagin
 $(B)/libagent.a: $(call objects,obj)
 $(B)/san/libagent.a: $(call objects,san)
 $(B)/tsan/libagent.a: $(call objects,tsan)
+$(B)/cov/libagent.a: $(call objects,cov)
 $(B)/fuzz/libagent.a: $(call objects,fuzz)
 $(B)/san/libtest.a: $(patsubst %.c,$(B)/san/%.o,$(TESTLIB_SRC))
 $(B)/tsan/libtest.a: $(patsubst %.c,$(B)/tsan/%.o,$(TESTLIB_SRC))
-$(B)/libagent.a $(foreach f,san tsan fuzz,$(B)/$f/libagent.a) $(B)/san/libtest.a $(B)/tsan/libtest.a:
+$(B)/cov/libtest.a: $(patsubst %.c,$(B)/cov/%.o,$(TESTLIB_SRC))
+$(B)/libagent.a $(foreach f,san tsan cov fuzz,$(B)/$f/libagent.a) \
+$(foreach f,san tsan cov,$(B)/$f/libtest.a):
 	@echo "  AR      $@"
 	@rm -f $@; ar rcs $@ $^
 
@@ -119,7 +125,7 @@ $(B)/$1/gen/%.o: $(B)/gen/%.c $(B)/$1/.flags
 	@mkdir -p $$(@D); echo "  CC $1  $$<"
 	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
 endef
-$(foreach f,obj san tsan clang fuzz,$(eval $(call flavour,$f)))
+$(foreach f,obj san tsan cov clang fuzz,$(eval $(call flavour,$f)))
 
 $(B)/gen/version.c: FORCE
 	@mkdir -p $(@D); new=$$(packaging/gen-version $(VERSION)); \
@@ -158,6 +164,18 @@ unit-tsan: $(UNIT_TSAN)
 $(B)/tsan/unit/%: $(B)/tsan/tests/unit/%.o $(B)/tsan/libtest.a $(B)/tsan/libagent.a
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@$(CC_tsan) -fsanitize=thread -o $@ $^ -lcmocka $(LIBS_mixed)
+
+# Lines that the unit tests run: make coverage [FILE=common/str.c]
+UNIT_COV := $(UNIT:$(B)/san/%=$(B)/cov/%)
+.PHONY: coverage
+coverage: $(UNIT_COV)
+	@find $(B)/cov -name '*.gcda' -delete
+	@$(PYTHON) tests/lib/run_unit.py --jobs $(JOBS) $^
+	@$(PYTHON) tests/lib/coverage.py $(B)/cov $(if $(FILE),--uncovered $(FILE))
+
+$(B)/cov/unit/%: $(B)/cov/tests/unit/%.o $(B)/cov/libtest.a $(B)/cov/libagent.a
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@$(CC_cov) --coverage -o $@ $^ -lcmocka $(LIBS_mixed)
 
 # ---------------------------------------------------------------- fuzzing
 
