@@ -1,6 +1,7 @@
 /*
  * naive - how a sandbox is started when nobody thought about speed: every step of
- * tests/bench/README.md's "naive" row, one after the other, nothing prepared. The yardstick beside ours.
+ * tests/bench/README.md's "naive" row, one after the other, nothing prepared. The yardstick beside
+ * ours.
  */
 #ifndef TESTS_BENCH_NAIVE_H
 #define TESTS_BENCH_NAIVE_H

@@ -3,12 +3,13 @@
  *
  *   bench-start [--rounds N] [--batch N] [--inflight N] [--noop FILE] [--json FILE]
  *
- * Rounds are interleaved: each method starts `batch` sandboxes one after the other (and, with --inflight,
- * N at a time), then the next method has its turn; the median over everything is printed, with the ratio
- * to plain vfork + exec + wait. Needs root. bwrap and runc take part when they are installed.
+ * Rounds are interleaved: each method starts `batch` sandboxes one after the other (and, with
+ * --inflight, N at a time), then the next method has its turn; the median over everything is
+ * printed, with the ratio to plain vfork + exec + wait. Needs root. bwrap and runc take part when
+ * they are installed.
  *
- * Ours is the product's launcher with this same program as its agent process: it takes orders over a
- * socket that it inherits as the "listening" descriptor.
+ * Ours is the product's launcher with this same program as its agent process: it takes orders over
+ * a socket that it inherits as the "listening" descriptor.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -141,8 +142,8 @@ static void on_order(uv_poll_t *h, int status, int events)
     struct client *c = h->data;
 
     (void)events;
-    if (status < 0 || sys_read(SANDBOX_LISTEN_FD, &c->order, sizeof c->order) !=
-                          (ssize_t)sizeof c->order) {
+    if (status < 0 ||
+        sys_read(SANDBOX_LISTEN_FD, &c->order, sizeof c->order) != (ssize_t)sizeof c->order) {
         _exit(0);
     }
     REQUIRE(c->order.count <= BATCH_MAX);
@@ -320,11 +321,21 @@ static int exec_wait(char *const argv[])
 
 static int run_bwrap(const struct bench *b)
 {
-    char *argv[] = { (char *)"/usr/bin/bwrap", (char *)"--unshare-all", (char *)"--die-with-parent",
-                     (char *)"--bind",         (char *)b->lower,        (char *)"/",
-                     (char *)"--proc",         (char *)"/proc",         (char *)"--dev",
-                     (char *)"/dev",           (char *)"--tmpfs",       (char *)"/tmp",
-                     (char *)"--",             (char *)"/noop",         NULL };
+    char *argv[] = { (char *)"/usr/bin/bwrap",
+                     (char *)"--unshare-all",
+                     (char *)"--die-with-parent",
+                     (char *)"--bind",
+                     (char *)b->lower,
+                     (char *)"/",
+                     (char *)"--proc",
+                     (char *)"/proc",
+                     (char *)"--dev",
+                     (char *)"/dev",
+                     (char *)"--tmpfs",
+                     (char *)"/tmp",
+                     (char *)"--",
+                     (char *)"/noop",
+                     NULL };
 
     return exec_wait(argv);
 }
@@ -490,8 +501,9 @@ static void report(struct bench *b, const char *json_path)
                quantile(s, 0.99), p50 / base, paced, paced_base > 0 ? paced / paced_base : 0,
                s->rate, naive_rate > 0 ? s->rate / naive_rate : 0);
         if (json != NULL) {
-            fprintf(json, "%s{\"method\":\"%s\",\"p50_us\":%.0f,\"p99_us\":%.0f,\"ratio\":%.2f,"
-                          "\"paced_p50_us\":%.0f,\"rate\":%.0f,\"inflight\":%u,\"n\":%zu}",
+            fprintf(json,
+                    "%s{\"method\":\"%s\",\"p50_us\":%.0f,\"p99_us\":%.0f,\"ratio\":%.2f,"
+                    "\"paced_p50_us\":%.0f,\"rate\":%.0f,\"inflight\":%u,\"n\":%zu}",
                     m == 0 ? "[" : ",\n ", method_names[m], p50, quantile(s, 0.99), p50 / base,
                     paced, s->rate, b->inflight, s->n);
         }
@@ -522,7 +534,8 @@ static void fill_root(const char *dir, const char *noop, unsigned owner)
     if (sys_write_file_atomic(AT_FDCWD, path, program.data, program.len, 0755, &e) != 0) {
         give_up("root", err_text(&e));
     }
-    INSIST(chmod(path, 0755) == 0 && chown(path, owner, owner) == 0 && chown(dir, owner, owner) == 0);
+    INSIST(chmod(path, 0755) == 0 && chown(path, owner, owner) == 0 &&
+           chown(dir, owner, owner) == 0);
 }
 
 static void launcher_start(struct bench *b)
