@@ -357,12 +357,14 @@ static void example(void **state)
     (void)state;
     conf_example(&table, &text);
     assert_int_equal(buf_error(&text), 0);
-    assert_non_null(strstr(
-        buf_cstr(&text), "# How many.\n# Takes: a number, 2 to 9, or 'auto'. Default: auto. SIGHUP "
-                         "applies it.\n#count = auto\n"));
-    assert_non_null(strstr(
-        buf_cstr(&text), "# Several.\n# Lines.\n# Takes: a comma list, at most 63 bytes. Default: "
-                         "not set.\n#list =\n"));
+    assert_non_null(
+        strstr(buf_cstr(&text),
+               "# How many.\n# Takes: a number, 2 to 9, or 'auto'.\n# Default: auto. SIGHUP "
+               "applies a change.\n#count = auto\n"));
+    assert_non_null(
+        strstr(buf_cstr(&text),
+               "# Several.\n# Lines.\n# Takes: a comma list, at most 63 bytes.\n# Default: "
+               "not set.\n#list =\n"));
     assert_int_equal(parse_n(text.data, text.len, &o, &e), 0);
     struct str rest = buf_str(&text);
     struct str line;
