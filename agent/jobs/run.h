@@ -212,8 +212,7 @@ int run_from_json(const struct json *v, struct run *ret, struct err *e);
 /* As run_to_json(), with the members that only the store and other nodes need ("policy", …). */
 void run_to_record(struct json_w *w, const struct run *r);
 
-/* Sets a text member: cut at a whole character when it is too long; when it is not UTF-8 without
- * NUL, the bytes in question become '?'. */
+/* Sets a text member; cut at a whole UTF-8 character when it is too long. */
 void run_set_text(char *dst, size_t cap, struct str s);
 
 #endif
