@@ -212,11 +212,12 @@ struct sandbox_unpack_limits {
 struct sandbox_unpack_ops {
     /* Decompresses in_fd (a blob, as stored) to out_fd, and gives the digest of what it wrote. Of
      * both children only this one sees compressed bytes. */
-    int (*decompress)(int in_fd, int out_fd, const struct sandbox_unpack_limits *limits,
-                      struct digest *ret_diff_id, struct err *e);
+    int (*decompress)(int in_fd, int out_fd, enum digest_algo algo,
+                      const struct sandbox_unpack_limits *limits, struct digest *ret_diff_id,
+                      struct err *e);
     /* Unpacks the tar stream in_fd into the directory root_fd, of which it is root. Appends to
-     * opaque the paths of opaque directories, relative to root_fd, each with its NUL (the caller
-     * marks them). */
+     * opaque the paths of opaque directories, relative to root_fd, each with its NUL (the launcher
+     * marks them). The caller drains in_fd. */
     int (*unpack)(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,
                   struct buf *opaque, uint64_t *ret_bytes, uint64_t *ret_entries, struct err *e);
 };
