@@ -1,0 +1,277 @@
+/*
+ * The job's first process: from the set-up process's fork to exec. The root is the sandbox's
+ * already; the user namespace is entered first, so that all that looks into the image (passwd, the
+ * working directory, the program) happens without a right on the host.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/keyctl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/sandbox/sys_sandbox.h"
+#include "common/mem.h"
+
+static const char default_path[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/* A regular file of the image, bounded; never a FIFO that blocks, a device or a link out. What is
+ * not there is empty. */
+static int read_image_file(const char *path, struct buf *out, struct err *e)
+{
+    struct stat st;
+    AUTO_FD int fd = sys_open_beneath(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0,
+                                      SYS_IN_ROOT | SYS_NO_XDEV);
+    if (fd == -ENOENT || fd == -ENOTDIR) {
+        return 0;
+    }
+    if (fd < 0) {
+        return err_set(e, fd, "open the image's '/%s'", path);
+    }
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        return err_say(e, -EINVAL, "the image's '/%s' is not a regular file", path);
+    }
+    if (st.st_size > SANDBOX_PASSWD_MAX) {
+        return err_say(e, -EFBIG, "the image's '/%s' is over 1 MiB", path);
+    }
+    char *p = buf_reserve(out, (size_t)st.st_size + 1);
+    ssize_t n = p != NULL ? sys_read_full(fd, p, (size_t)st.st_size) : -ENOMEM;
+    if (n < 0) {
+        return err_set(e, (int)n, "read the image's '/%s'", path);
+    }
+    buf_grow(out, (size_t)n);
+    return 0;
+}
+
+static int find_user(const struct sandbox_spec *s, struct sandbox_user *ret, struct err *e)
+{
+    struct buf AUTO_BUF passwd = BUF_INIT(SANDBOX_PASSWD_MAX + 16);
+    struct buf AUTO_BUF group = BUF_INIT(SANDBOX_PASSWD_MAX + 16);
+    int rc = read_image_file("etc/passwd", &passwd, e);
+    if (rc == 0) {
+        rc = read_image_file("etc/group", &group, e);
+    }
+    return rc == 0 ? sandbox_user_find(s->user, buf_str(&passwd), buf_str(&group), ret, e) : rc;
+}
+
+static int become_user(const struct sandbox_user *u, struct err *e)
+{
+    gid_t groups[SANDBOX_GROUPS_MAX];
+    for (size_t i = 0; i < u->groups_len; i++) {
+        groups[i] = u->groups[i];
+    }
+    if (setgroups(u->groups_len, groups) < 0 || setresgid(u->gid, u->gid, u->gid) < 0 ||
+        setresuid(u->uid, u->uid, u->uid) < 0) {
+        return err_set(e, -errno, "become user %u:%u", u->uid, u->gid);
+    }
+    return 0;
+}
+
+/* Makes what is missing of the working directory (root, 0755, as Docker), through the rules of the
+ * sandbox's root: links stay inside, no magic links (CVE-2024-21626). */
+static int make_workdir(const char *path, struct err *e)
+{
+    char part[4096];
+    size_t n = strlen(path);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != '\0') {
+            continue;
+        }
+        memcpy(part, path, i);
+        part[i] = '\0';
+        AUTO_FD int fd = sys_open_beneath(AT_FDCWD, part, O_PATH | O_DIRECTORY, 0, SYS_IN_ROOT);
+        if (fd == -ENOENT && mkdir(part, 0755) < 0 && errno != EEXIST) {
+            return err_set(e, -errno, "make the working directory '%s'", part);
+        }
+        if (fd < 0 && fd != -ENOENT) {
+            return err_set(e, fd, "open the working directory '%s'", part);
+        }
+    }
+    return 0;
+}
+
+static int enter_workdir(const char *path, struct err *e)
+{
+    char cwd[4096];
+    AUTO_FD int fd = sys_open_beneath(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0, SYS_IN_ROOT);
+    if (fd < 0 || fchdir(fd) < 0) {
+        return err_set(e, fd < 0 ? fd : -errno, "enter the working directory '%s'", path);
+    }
+    if (getcwd(cwd, sizeof(cwd)) == NULL || cwd[0] != '/') {
+        return err_say(e, -EINVAL, "the working directory '%s' is outside the sandbox", path);
+    }
+    return 0;
+}
+
+static bool env_has(char **env, const char *name)
+{
+    size_t n = strlen(name);
+    for (size_t i = 0; env[i] != NULL; i++) {
+        if (strncmp(env[i], name, n) == 0 && env[i][n] == '=') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The job's environment: what was given, then defaults where unset. Lives until exec. */
+static char **make_env(const struct sandbox_spec *s, const struct sandbox_user *u)
+{
+    static char home[300];
+    static char hostname[96];
+    static char path[128];
+    char **env = mem_calloc(s->env_len + 4, sizeof(*env));
+    if (env == NULL) {
+        return NULL;
+    }
+    memcpy(env, s->env, s->env_len * sizeof(*env));
+    size_t n = s->env_len;
+    snprintf(home, sizeof(home), "HOME=%s", u->home);
+    snprintf(hostname, sizeof(hostname), "HOSTNAME=%s", s->hostname);
+    snprintf(path, sizeof(path), "PATH=%s", default_path);
+    char *const defaults[] = { path, hostname, home };
+    static const char *const names[] = { "PATH", "HOSTNAME", "HOME" };
+    for (size_t i = 0; i < 3; i++) {
+        if (!env_has(env, names[i])) {
+            env[n++] = defaults[i];
+        }
+    }
+    return env;
+}
+
+/* execve(), as a shell looks programs up. The error that says most: EACCES beats ENOENT. */
+static int exec_program(const struct sandbox_spec *s, char **env)
+{
+    union {
+        const char *const *in;
+        char *const *out;
+    } argv = { .in = s->argv };
+    const char *name = s->argv[0];
+    if (strchr(name, '/') != NULL) {
+        execve(name, argv.out, env);
+        return -errno;
+    }
+    const char *list = default_path;
+    for (size_t i = 0; env[i] != NULL; i++) {
+        if (strncmp(env[i], "PATH=", 5) == 0) {
+            list = env[i] + 5;
+        }
+    }
+    int rc = -ENOENT;
+    struct str rest = str_of(list);
+    struct str dir;
+    while (str_split(&rest, ':', &dir)) {
+        char path[4096];
+        int n = snprintf(path, sizeof(path), "%.*s/%s", STR_ARG(dir.n == 0 ? STR(".") : dir), name);
+        if (n < 0 || (size_t)n >= sizeof(path)) {
+            continue;
+        }
+        execve(path, argv.out, env);
+        if (errno != ENOENT && errno != ENOTDIR) {
+            rc = -errno;
+            if (rc != -EACCES) {
+                break;
+            }
+        }
+    }
+    return rc;
+}
+
+static void job_fail(struct sandbox_job *job, int exit_code, const struct err *e)
+{
+    struct job_error report = { .rc = e->code, .exit_code = exit_code };
+    sandbox_text(report.text, e->text);
+    (void)!write(job->exec_pipe[1], &report, sizeof(report));
+    _exit(exit_code);
+}
+
+static int job_stdio(struct sandbox_job *job, struct err *e)
+{
+    if (dup2(job->stdin_fd, 0) < 0 || dup2(job->out_pipe[1], 1) < 0 ||
+        dup2(job->err_pipe[1], 2) < 0 || dup2(job->exec_pipe[1], 3) < 0) {
+        return err_set(e, -errno, "set up stdin, stdout and stderr");
+    }
+    job->exec_pipe[1] = 3;
+    return fcntl(3, F_SETFD, FD_CLOEXEC) < 0 ? err_set(e, -errno, "mark a descriptor") : 0;
+}
+
+/* After entering the user namespace; nothing of the host is open but what the job may have. */
+static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct err *e)
+{
+    const char *workdir = job->spec.workdir[0] != '\0' ? job->spec.workdir : "/";
+    int rc = find_user(&job->spec, u, e);
+    if (rc == 0) {
+        rc = make_workdir(workdir, e);
+    }
+    if (rc == 0 && prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) < 0) {
+        rc = err_set(e, -errno, "prctl");
+    }
+    if (rc == 0) {
+        sandbox_rlimits_apply(&job->spec.limits, job->box->limit_nproc);
+        /* The bounding set needs CAP_SETPCAP, so it goes while root inside. */
+        for (int cap = 0; cap <= 63 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++) {
+        }
+        rc = become_user(u, e);
+    }
+    if (rc == 0) {
+        rc = sandbox_caps_drop_all(e);
+    }
+    if (rc == 0) {
+        rc = enter_workdir(workdir, e);
+    }
+    if (rc == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
+        rc = err_set(e, -errno, "set no_new_privs");
+    }
+    return rc;
+}
+
+void sandbox_job_main(struct sandbox_job *job)
+{
+    struct err e = { 0 };
+    struct sandbox_user u = { 0 };
+    sigset_t none;
+    char score[16];
+    snprintf(score, sizeof(score), "%d", job->box->job_oom_score);
+    (void)sys_write_text(AT_FDCWD, "/proc/self/oom_score_adj", score);
+    (void)syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL, 0, 0, 0);
+    setsid();
+    umask(0022);
+    int rc = job_stdio(job, &e);
+    if (rc == 0 && setns(job->box->userns, CLONE_NEWUSER) < 0) {
+        rc = err_set(&e, -errno, "enter the user namespace");
+    }
+    if (rc == 0 && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || setgroups(0, NULL) < 0)) {
+        rc = err_set(&e, -errno, "become root inside");
+    }
+    if (rc == 0 && syscall(SYS_close_range, 4, ~0u, 0) < 0) {
+        rc = err_set(&e, -errno, "close descriptors");
+    }
+    if (rc == 0) {
+        rc = job_confine(job, &u, &e);
+    }
+    char **env = rc == 0 ? make_env(&job->spec, &u) : NULL;
+    if (rc == 0 && env == NULL) {
+        rc = err_set(&e, -ENOMEM, "make the environment");
+    }
+    for (int sig = 1; sig <= 64; sig++) {
+        (void)signal(sig, SIG_DFL);
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (rc == 0 && (rc = sandbox_filter_load(job->box->filter)) < 0) {
+        err_set(&e, rc, "load the seccomp filter");
+    }
+    if (rc < 0) {
+        job_fail(job, 125, &e);
+    }
+    rc = exec_program(&job->spec, env);
+    err_set(&e, rc, "run '%.100s'", job->spec.argv[0]);
+    job_fail(job, rc == -ENOENT || rc == -ENOTDIR ? 127 : 126, &e);
+    _exit(126);
+}

@@ -1,0 +1,402 @@
+/*
+ * The launcher: starts, one epoll loop, ends. It holds the listening sockets but reads nothing from
+ * the network; it lives in a mount namespace with next to nothing in it, which is what new
+ * sandboxes are copied from.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/sandbox/sys_launcher.h"
+#include "common/insist.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+int sandbox_launcher_watch(struct launcher *l, struct watch *w, enum watch_kind kind, int fd,
+                           void *owner, uint32_t events)
+{
+    struct epoll_event ev = { .events = events, .data = { .ptr = w } };
+    *w = (struct watch){ .kind = kind, .fd = fd, .owner = owner };
+    if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &ev) < 0) {
+        int rc = -errno;
+        w->fd = fd_close(fd);
+        return rc;
+    }
+    return 0;
+}
+
+void sandbox_launcher_unwatch(struct launcher *l, struct watch *w)
+{
+    if (w->fd >= 0) {
+        (void)epoll_ctl(l->epoll, EPOLL_CTL_DEL, w->fd, NULL);
+        w->fd = fd_close(w->fd);
+    }
+}
+
+/* ---- start ---- */
+
+/* data_dir and what is in it, with the owners that keep the agent from forging outputs. */
+static int make_directories(struct launcher *l, struct err *e)
+{
+    static const struct {
+        const char *name;
+        mode_t mode;
+        bool agents;
+    } dirs[] = {
+        { "spool", 0700, true }, { "blobs", 0700, true },   { "db", 0700, true },
+        { "runs", 0711, false }, { "layers", 0700, false }, { "slots", 0700, false },
+    };
+    const char *path = l->settings->node.data_dir;
+    int rc = sys_mkdirs(AT_FDCWD, path, 0711, e);
+    AUTO_FD int data = rc == 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (rc < 0 || data < 0 || fchmod(data, 0711) < 0) {
+        return rc < 0 ? rc : err_set(e, -errno, "open '%s' (node.data_dir)", path);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(dirs); i++) {
+        uid_t uid = dirs[i].agents ? l->agent_uid : 0;
+        gid_t gid = dirs[i].agents ? l->agent_gid : 0;
+        if (mkdirat(data, dirs[i].name, dirs[i].mode) < 0 && errno != EEXIST) {
+            return err_set(e, -errno, "make '%s/%s'", path, dirs[i].name);
+        }
+        AUTO_FD int fd =
+            openat(data, dirs[i].name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, dirs[i].mode) < 0) {
+            return err_set(e, -errno, "open '%s/%s'", path, dirs[i].name);
+        }
+        if (strcmp(dirs[i].name, "spool") == 0) {
+            l->spool = fd_take(&fd);
+        } else if (strcmp(dirs[i].name, "runs") == 0) {
+            /* The agent lists and opens runs, by its group. */
+            if (fchown(fd, 0, l->agent_gid) < 0 || fchmod(fd, 0750) < 0) {
+                return err_set(e, -errno, "open '%s/runs'", path);
+            }
+            l->runs = fd_take(&fd);
+        } else if (strcmp(dirs[i].name, "layers") == 0) {
+            l->layers = fd_take(&fd);
+        }
+    }
+    return 0;
+}
+
+/* An almost empty root: every mount in it is copied for each sandbox. */
+static int enter_empty_root(struct launcher *l, struct err *e)
+{
+    static const char *const kept[] = { "layers", "runs" };
+    char path[SETTINGS_PATH_MAX + 16];
+    char to[SETTINGS_PATH_MAX + 32];
+    snprintf(path, sizeof(path), "%s/slots", l->settings->node.data_dir);
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,nr_inodes=64,mode=755") < 0) {
+        return err_set(e, -errno, "make the launcher's mount namespace");
+    }
+    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
+        char from[SETTINGS_PATH_MAX + 16];
+        snprintf(from, sizeof(from), "%s/%s", l->settings->node.data_dir, kept[i]);
+        snprintf(to, sizeof(to), "%s/%s", path, kept[i]);
+        if (mkdir(to, 0755) < 0 || mount(from, to, NULL, MS_BIND, NULL) < 0 ||
+            mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0) {
+            return err_set(e, -errno, "bind '%s'", from);
+        }
+    }
+    snprintf(to, sizeof(to), "%s/proc", path);
+    if (mkdir(to, 0755) < 0 || mount("/proc", to, NULL, MS_BIND, NULL) < 0) {
+        return err_set(e, -errno, "bind /proc");
+    }
+    snprintf(to, sizeof(to), "%s/slot", path);
+    if (mkdir(to, 0755) < 0 || chdir(path) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+        umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) {
+        return err_set(e, -errno, "enter the launcher's root");
+    }
+    return 0;
+}
+
+static void read_resolv_conf(struct launcher *l)
+{
+    struct buf AUTO_BUF text = BUF_INIT(65536);
+    struct buf AUTO_BUF kept = BUF_INIT(RESOLV_MAX - 1);
+    if (sys_read_file(AT_FDCWD, "/etc/resolv.conf", 65535, &text, NULL) == 0) {
+        sandbox_resolv_filter(buf_str(&text), &kept);
+    }
+    (void)str_copy(l->resolv_conf, sizeof(l->resolv_conf), buf_str(&kept));
+}
+
+/* The kernel's memory of argv: one block, up to the last argument's end. */
+static void find_argv(struct launcher *l)
+{
+    const struct sandbox_launcher_config *c = l->config;
+    if (c->argc < 1 || c->argv == NULL) {
+        return;
+    }
+    const char *last = c->argv[c->argc - 1];
+    l->argv0 = c->argv[0];
+    l->argv_len = (size_t)(last + strlen(last) - c->argv[0]);
+}
+
+static int host_descriptors(struct launcher *l, struct err *e)
+{
+    l->exe = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+    l->host_mnt = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    l->host_net = l->settings->sandbox.allow_host_network
+                      ? open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+                      : -1;
+    int rc = l->exe < 0 || l->host_mnt < 0 ? err_set(e, -errno, "open /proc/self") : 0;
+    if (rc == 0 && (rc = sys_boot_id(l->boot_id)) < 0) {
+        err_set(e, rc, "read the boot id");
+    }
+    return rc;
+}
+
+static uint32_t slots_wanted(const struct settings *s)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t n = s->node.slots != 0 ? s->node.slots : (uint64_t)(cpus > 0 ? cpus : 1) * 4;
+    if (s->node.slots == 0 && n < 8) {
+        n = 8;
+    }
+    return n < SANDBOX_SLOTS_MAX ? (uint32_t)n : SANDBOX_SLOTS_MAX;
+}
+
+static int make_slots(struct launcher *l, struct err *e)
+{
+    uint64_t base = l->settings->sandbox.uid_base;
+    l->slots_len = slots_wanted(l->settings);
+    if (base < 65536 || base + ((uint64_t)l->slots_len + 1) * IDS_PER_SLOT > UINT32_MAX) {
+        return err_say(e, -EINVAL, "sandbox.uid_base %llu leaves no room for %u slots of %d ids",
+                       (unsigned long long)base, l->slots_len, IDS_PER_SLOT);
+    }
+    l->slots = mem_calloc(l->slots_len, sizeof(*l->slots));
+    if (l->slots == NULL) {
+        return err_set(e, -ENOMEM, "make %u slots", l->slots_len);
+    }
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        struct slot *s = &l->slots[i];
+        s->l = l;
+        s->run_dir = s->sock.fd = s->spawner.fd = s->init.fd = s->oom.fd = -1;
+        telemetry_fds_init(&s->fds);
+        for (size_t k = 0; k < CG_COUNT; k++) {
+            s->dirs.fd[k] = -1;
+        }
+        s->box = (struct slot_box){
+            .slot = i,
+            .root_id = (uint32_t)(base + (uint64_t)(i + 1) * IDS_PER_SLOT),
+            .storage_id = (uint32_t)base,
+            .init_id = (uint32_t)base + IDS_PER_SLOT - 1,
+            .agent_gid = l->agent_gid,
+            .sock = -1,
+            .userns = -1,
+            .idmap = -1,
+            .netns = -1,
+            .host_netns = l->host_net,
+            .memory_dir = -1,
+            .limit_nproc = !l->cg.can[CG_PIDS],
+            .job_oom_score = 500,
+            .filter = &l->filter,
+            .resolv_conf = l->resolv_conf,
+            .argv0 = l->argv0,
+            .argv_len = l->argv_len,
+        };
+    }
+    return 0;
+}
+
+static int start_loop(struct launcher *l, struct err *e)
+{
+    static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGCHLD };
+    sigset_t set;
+    sigemptyset(&set);
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        sigaddset(&set, wanted[i]);
+    }
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (l->epoll < 0 || fd < 0) {
+        return err_set(e, -errno, "start the launcher's loop");
+    }
+    int rc = sandbox_launcher_watch(l, &l->signals, WATCH_SIGNALS, fd, l, EPOLLIN);
+    return rc < 0 ? err_set(e, rc, "watch signals") : 0;
+}
+
+static void log_cgroups(const struct launcher *l)
+{
+    static const struct {
+        enum cgroup_kind kind;
+        const char *without;
+    } wanted[] = {
+        { CG_MEMORY, "memory is not limited" },
+        { CG_CPU, "CPU time is not limited" },
+        { CG_PIDS, "processes are limited by RLIMIT_NPROC" },
+        { CG_BLKIO, "block I/O is not counted" },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        if (!l->cg.can[wanted[i].kind]) {
+            log_warn("a cgroup controller is missing: %s", wanted[i].without);
+        }
+    }
+}
+
+static void warm_slots(struct launcher *l)
+{
+    struct err e = { 0 };
+    for (uint32_t i = 0; i < l->slots_len && i < 8; i++) {
+        if (l->slots[i].state == SLOT_EMPTY && sandbox_slot_make(&l->slots[i], &e) < 0) {
+            log_error("slot %u: %s", i, e.text);
+            return;
+        }
+    }
+}
+
+static int launcher_start(struct launcher *l, struct err *e)
+{
+    if (geteuid() != 0) {
+        return err_say(e, -EPERM,
+                       "'agent serve' must be started as root: it builds sandboxes (its "
+                       "network side then runs as '%s')",
+                       l->settings->node.user);
+    }
+    umask(0022);
+    sandbox_rlimit_raise_nofile();
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    find_argv(l);
+    read_resolv_conf(l);
+    int rc = sandbox_agent_user_find(l, l->settings->node.user, e);
+    rc = rc == 0 ? host_descriptors(l, e) : rc;
+    rc = rc == 0 ? make_directories(l, e) : rc;
+    rc = rc == 0 ? sandbox_cgroup_find(&l->cg, l->settings, e) : rc;
+    rc = rc == 0 ? sandbox_filter_build(&l->filter, e) : rc;
+    rc = rc == 0 ? start_loop(l, e) : rc;
+    rc = rc == 0 ? enter_empty_root(l, e) : rc;
+    rc = rc == 0 ? make_slots(l, e) : rc;
+    if (rc == 0) {
+        uint32_t storage = (uint32_t)l->settings->sandbox.uid_base;
+        rc = sandbox_userns_make(0, storage, false, &l->storage_userns, NULL, e);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    log_cgroups(l);
+    sandbox_adopt_at_start(l);
+    sandbox_workers_sweep(l);
+    warm_slots(l);
+    return sandbox_agent_start(l, e);
+}
+
+/* ---- the loop ---- */
+
+static void on_signals(struct launcher *l)
+{
+    struct signalfd_siginfo si;
+    while (read(l->signals.fd, &si, sizeof(si)) == (ssize_t)sizeof(si)) {
+        if (si.ssi_signo == SIGHUP) {
+            if (l->agent > 0) {
+                (void)sys_sd_notify("RELOADING=1");
+                (void)kill(l->agent, SIGHUP);
+                (void)sys_sd_notify("READY=1");
+            }
+        } else if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT) {
+            if (!l->stopping) {
+                (void)sys_sd_notify("STOPPING=1");
+            }
+            l->stopping = true;
+            l->agent_restart_ms = 0;
+            if (l->agent > 0) {
+                (void)kill(l->agent, SIGTERM);
+            }
+        }
+    }
+}
+
+static void on_event(struct launcher *l, struct watch *w, uint32_t events)
+{
+    switch (w->kind) {
+    case WATCH_SIGNALS:
+        on_signals(l);
+        break;
+    case WATCH_AGENT_SOCK:
+        sandbox_agent_on_sock(l, events);
+        break;
+    case WATCH_AGENT_PID:
+        sandbox_agent_on_exit(l);
+        break;
+    case WATCH_SLOT_SOCK:
+        sandbox_slot_on_sock(w->owner);
+        break;
+    case WATCH_SLOT_SPAWNER:
+        sandbox_slot_on_spawner(w->owner);
+        break;
+    case WATCH_SLOT_INIT:
+        sandbox_slot_on_init(w->owner);
+        break;
+    case WATCH_SLOT_OOM:
+        sandbox_slot_on_oom(w->owner);
+        break;
+    case WATCH_WORKER:
+        sandbox_worker_on_exit(w->owner);
+        break;
+    case WATCH_NONE:
+    default:
+        break;
+    }
+}
+
+static int next_timeout(struct launcher *l)
+{
+    if (l->agent_restart_ms == 0) {
+        return -1;
+    }
+    uint64_t now = sys_mono_ms();
+    return now >= l->agent_restart_ms ? 0 : (int)(l->agent_restart_ms - now);
+}
+
+static void launcher_serve(struct launcher *l)
+{
+    while (!l->stopping || l->agent > 0) {
+        struct epoll_event events[32];
+        int n = epoll_wait(l->epoll, events, ARRAY_LEN(events), next_timeout(l));
+        for (int i = 0; i < n; i++) {
+            struct watch *w = events[i].data.ptr;
+            if (w->fd >= 0) { /* else an earlier event of this round closed it */
+                on_event(l, w, events[i].events);
+            }
+        }
+        if (!l->stopping && l->agent == 0 && next_timeout(l) == 0) {
+            struct err e = { 0 };
+            if (sandbox_agent_start(l, &e) < 0) {
+                log_error("%s", e.text);
+                l->agent_restart_ms = sys_mono_ms() + 1000;
+            }
+        }
+    }
+}
+
+int sandbox_launcher_main(const struct sandbox_launcher_config *config)
+{
+    static struct launcher l;
+    struct err e = { 0 };
+    REQUIRE(config->listen_fds_len <= SANDBOX_LISTEN_MAX);
+    l.config = config;
+    l.settings = config->settings;
+    l.exe = l.host_mnt = l.host_net = l.layers = l.runs = l.spool = l.storage_userns = -1;
+    l.agent_sock.fd = l.agent_pid.fd = l.signals.fd = -1;
+    list_init(&l.queue);
+    list_init(&l.workers);
+    if (launcher_start(&l, &e) < 0) {
+        log_error("%s", e.text);
+        return 1;
+    }
+    launcher_serve(&l);
+    return 0;
+}

@@ -1,0 +1,226 @@
+/*
+ * launcher - the launcher process's own structures: one epoll loop over the agent's socket, the
+ * slots' sockets, pidfds and timers. Nothing in it waits: mounts happen in spawners, trees are
+ * removed and layers unpacked in workers.
+ */
+#ifndef AGENT_SANDBOX_SYS_LAUNCHER_H
+#define AGENT_SANDBOX_SYS_LAUNCHER_H
+
+#include "agent/sandbox/sys_sandbox.h"
+#include "common/list.h"
+
+enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024 };
+
+/* What an epoll event is about. */
+enum watch_kind {
+    WATCH_NONE,
+    WATCH_SIGNALS,
+    WATCH_AGENT_SOCK,
+    WATCH_AGENT_PID,
+    WATCH_SLOT_SOCK,
+    WATCH_SLOT_SPAWNER,
+    WATCH_SLOT_INIT,
+    WATCH_SLOT_OOM,
+    WATCH_WORKER,
+};
+struct watch {
+    enum watch_kind kind;
+    int fd; /* -1: not watched; owned */
+    void *owner;
+};
+
+/* ---- cgroups (sys_cgroup.c) ---- */
+
+enum cgroup_kind { CG_MEMORY, CG_CPU, CG_CPUACCT, CG_PIDS, CG_BLKIO, CG_FREEZER, CG_V2, CG_COUNT };
+
+struct cgroups {
+    int version;           /* 2, 1 or 0 */
+    int parent[CG_COUNT];  /* directories that hold the slots' groups; -1 */
+    bool can[CG_COUNT];    /* controllers that limit or count (v2: of the unified group) */
+    uint64_t memory_limit; /* of our group and those above; UINT64_MAX: none */
+};
+struct cgroup_dirs {
+    int fd[CG_COUNT]; /* one slot's groups; -1 */
+};
+
+int sandbox_cgroup_find(struct cgroups *c, const struct settings *s, struct err *e);
+/* Makes (or finds) the slot's groups. v2: a fresh leaf, empty. */
+int sandbox_cgroup_open(const struct cgroups *c, uint32_t slot, struct cgroup_dirs *ret,
+                        struct err *e);
+/* Only what is there. */
+void sandbox_cgroup_open_existing(const struct cgroups *c, uint32_t slot, struct cgroup_dirs *ret);
+void sandbox_cgroup_close(struct cgroup_dirs *d);
+/* The caller moves into the v1 groups (a spawner, once). */
+int sandbox_cgroup_join(const struct cgroup_dirs *d, struct err *e);
+int sandbox_cgroup_limit(const struct cgroups *c, const struct cgroup_dirs *d,
+                         const struct sandbox_limits *l, struct err *e);
+/* v2: removes the leaf. -EBUSY: something lives in it. */
+int sandbox_cgroup_remove(const struct cgroups *c, uint32_t slot);
+/* Kills every process in the slot's groups but `spare`; returns how many it saw. */
+unsigned sandbox_cgroup_kill(const struct cgroups *c, const struct cgroup_dirs *d, pid_t spare);
+/* Removes every group of slots that is empty (at start). */
+void sandbox_cgroup_sweep(const struct cgroups *c, uint32_t slots);
+void sandbox_cgroup_telemetry(const struct cgroup_dirs *d, struct telemetry_dirs *ret);
+/* v1: an eventfd that fires when the memory limit is hit; -1. */
+int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
+
+/* ---- slots (sys_slot.c) ---- */
+
+/*
+ * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> CLEANING -> FREE
+ *   ^________________________|__(spawner died)__|
+ * EMPTY -> ADOPTED -> EMPTY   (a sandbox of an earlier launcher)
+ * It waits in MAKING, CLEANING (for the spawner), SETUP (for the set-up process), RUNNING, ADOPTED.
+ */
+enum slot_state {
+    SLOT_EMPTY,
+    SLOT_MAKING,
+    SLOT_FREE,
+    SLOT_SETUP,
+    SLOT_RUNNING,
+    SLOT_CLEANING,
+    SLOT_ADOPTED
+};
+
+struct launcher;
+
+struct slot {
+    struct launcher *l;
+    enum slot_state state;
+    struct slot_box box;
+    struct watch sock, spawner, init, oom;
+    pid_t spawner_pid;
+    struct cgroup_dirs dirs;
+    struct telemetry_fds fds;
+    struct sandbox_limits applied; /* v1: what the groups are set to */
+    bool limited;
+    /* The run, in SETUP, RUNNING and ADOPTED: */
+    struct ulid run;
+    uint32_t attempt;
+    struct sandbox_state file; /* as in the run's directory */
+    uint64_t arrival_us;
+    int run_dir;
+    bool cloned; /* SETUP: init exists */
+    bool stop_asked;
+};
+
+int sandbox_slot_make(struct slot *s, struct err *e);
+struct slot *sandbox_slot_free_one(struct launcher *l); /* NULL: none */
+int sandbox_slot_start(struct slot *s, const struct sandbox_spec *spec, int spec_fd,
+                       uint64_t arrival_us, struct err *e);
+void sandbox_slot_on_sock(struct slot *s);
+void sandbox_slot_on_spawner(struct slot *s);
+void sandbox_slot_on_init(struct slot *s);
+void sandbox_slot_on_oom(struct slot *s);
+struct slot *sandbox_slot_find(struct launcher *l, struct ulid run, uint32_t attempt);
+int sandbox_slot_order(struct slot *s, int order, int sig);
+void sandbox_slot_tell_started(struct slot *s, bool adopted);
+bool sandbox_slot_uses_layer(const struct slot *s, const struct digest *id);
+void sandbox_slot_forget_layer(struct slot *s, const struct digest *id);
+
+/* ---- runs on disk (sys_rundir.c) ---- */
+
+int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
+                        int fds[SPAWN_FDS_MAX], struct err *e);
+void sandbox_rundir_undo(struct launcher *l, struct ulid run, uint32_t attempt);
+int sandbox_rundir_state_write(int dir, const struct sandbox_state *s);
+int sandbox_rundir_state_read(int dir, struct sandbox_state *ret);
+int sandbox_rundir_record_read(int dir, struct sandbox_result *ret);
+int sandbox_rundir_record_write(int dir, const struct sandbox_result *r);
+int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u, uint32_t agent_gid);
+int sandbox_rundir_usage_read(int dir, struct sandbox_usage *ret);
+
+/* ---- taking runs up again (sys_adopt.c) ---- */
+
+/* At start: live sandboxes become ADOPTED slots; groups of dead ones are emptied. */
+void sandbox_adopt_at_start(struct launcher *l);
+/* ADOPT: goes on with telling as long as the agent's socket takes messages. */
+void sandbox_adopt_continue(struct launcher *l);
+/* Reads, completes and tells the end of a run whose init is gone. */
+void sandbox_adopt_end(struct launcher *l, int run_dir, struct ulid run, uint32_t attempt,
+                       const struct sandbox_usage *usage, bool adopted);
+
+/* ---- workers (sys_worker.c): what takes long, in processes of their own ---- */
+
+enum worker_kind { WORKER_UNPACK, WORKER_REMOVE_RUN, WORKER_REMOVE_LAYER };
+struct worker {
+    struct list link;
+    struct launcher *l;
+    enum worker_kind kind;
+    struct digest layer;
+    struct ulid run;
+    uint32_t attempt;
+    int blob;           /* UNPACK */
+    struct watch watch; /* pidfd; fd -1: waits for its turn */
+    pid_t pid;
+    int report; /* read end of its answer */
+};
+struct worker_answer {
+    int32_t rc;
+    char text[SANDBOX_TEXT_MAX];
+    uint64_t bytes, entries;
+};
+void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob);
+void sandbox_worker_on_exit(struct worker *w);
+void sandbox_workers_sweep(struct launcher *l); /* left-overs of an earlier launcher */
+/* sys_unpack.c: the whole of an unpack, in the worker process. */
+void sandbox_unpack_layer(struct launcher *l, const struct digest *diff_id, int blob,
+                          struct worker_answer *ret);
+
+/* ---- the agent process (sys_agent.c) ---- */
+
+int sandbox_agent_user_find(struct launcher *l, const char *user, struct err *e);
+int sandbox_agent_start(struct launcher *l, struct err *e);
+void sandbox_agent_on_exit(struct launcher *l);
+void sandbox_agent_on_sock(struct launcher *l, uint32_t events);
+/* Queues behind what waits already; fds (duplicated when they must wait) stay the caller's. */
+void sandbox_agent_send(struct launcher *l, const struct sandbox_msg *m, const int *fds,
+                        size_t fds_len);
+bool sandbox_agent_send_room(const struct launcher *l);
+void sandbox_agent_hang_up(struct launcher *l, const char *why);
+
+/* ---- the whole ---- */
+
+struct queued_msg {
+    struct list link;
+    uint8_t bytes[SANDBOX_MSG_SIZE];
+    int fds[SYS_FDS_MAX];
+    size_t fds_len;
+};
+
+struct launcher {
+    const struct sandbox_launcher_config *config;
+    const struct settings *settings;
+    int epoll;
+    struct watch signals;
+    struct watch agent_sock, agent_pid;
+    pid_t agent;
+    uint32_t agent_uid, agent_gid;
+    char agent_home[256];
+    bool agent_ready;
+    uint64_t agent_started_ms, agent_restart_ms, agent_backoff_ms;
+    struct list queue; /* struct queued_msg */
+    size_t queue_len;
+    bool stopping;
+    int exe, host_mnt, host_net;
+    int layers, runs, spool; /* directories */
+    int storage_userns;
+    char boot_id[37];
+    struct cgroups cg;
+    struct sock_fprog filter;
+    char resolv_conf[RESOLV_MAX];
+    char *argv0;
+    size_t argv_len;
+    struct slot *slots;
+    uint32_t slots_len;
+    struct list workers; /* struct worker, the oldest first */
+    size_t workers_len, workers_running;
+    int adopt_dir;      /* -1: no ADOPT is being answered */
+    void *adopt_stream; /* DIR of it */
+};
+
+int sandbox_launcher_watch(struct launcher *l, struct watch *w, enum watch_kind kind, int fd,
+                           void *owner, uint32_t events);
+void sandbox_launcher_unwatch(struct launcher *l, struct watch *w); /* closes */
+
+#endif

@@ -1,0 +1,151 @@
+/* A run's directory: made by the launcher, read by the agent, written by init through descriptors.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/sandbox/sys_launcher.h"
+#include "common/insist.h"
+
+static const struct {
+    const char *name;
+    enum spawn_fd fd;
+} files[] = {
+    { "stdout", SPAWN_FD_STDOUT }, { "stderr", SPAWN_FD_STDERR }, { "stderr.tail", SPAWN_FD_TAIL },
+    { "index", SPAWN_FD_INDEX },   { "exit", SPAWN_FD_EXIT },
+};
+
+/* A file that the agent may read: root:agent 0640. */
+static int make_file(int dir, const char *name, uint32_t gid)
+{
+    int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+    if (fd < 0) {
+        return -errno;
+    }
+    if (fchown(fd, 0, gid) < 0 || fchmod(fd, 0640) < 0) {
+        int rc = -errno;
+        fd_close(fd);
+        return rc;
+    }
+    return fd;
+}
+
+/* The payload becomes the one file of a layer of its own, the topmost: readable inside as
+ * /run/agent/payload, without a mount that would tell a host path. */
+static int link_payload(struct launcher *l, int dir, const char *id, struct err *e)
+{
+    struct stat st;
+    AUTO_FD int fd =
+        sys_open_beneath(l->spool, id, O_RDONLY | O_NONBLOCK, 0, SYS_NO_SYMLINKS | SYS_NO_XDEV);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return err_set(e, fd < 0 ? fd : -errno, "open the payload 'spool/%s'", id);
+    }
+    if (!S_ISREG(st.st_mode) || st.st_nlink > 2 || st.st_uid != l->agent_uid) {
+        return err_say(e, -EINVAL, "the payload 'spool/%s' is not a plain file of the agent's", id);
+    }
+    if (fchmod(fd, 0444) < 0 || mkdirat(dir, "in", 0755) < 0 || mkdirat(dir, "in/run", 0755) < 0 ||
+        mkdirat(dir, "in/run/agent", 0755) < 0 ||
+        linkat(l->spool, id, dir, "in/run/agent/payload", 0) < 0) {
+        return err_set(e, -errno, "link the payload 'spool/%s'", id);
+    }
+    return 0;
+}
+
+int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
+                        int fds[SPAWN_FDS_MAX], struct err *e)
+{
+    char name[SANDBOX_DIR_CAP];
+    char id[ULID_TEXT_CAP];
+    sandbox_dir_name(spec->run, spec->attempt, name);
+    ulid_format(spec->run, id);
+    if (mkdirat(l->runs, name, 0750) < 0) {
+        return err_set(e, -errno, "make the run's directory '%s'", name);
+    }
+    AUTO_FD int dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    int rc = dir < 0 || fchown(dir, 0, l->agent_gid) < 0 || fchmod(dir, 0750) < 0
+                 ? err_set(e, -errno, "open the run's directory '%s'", name)
+                 : 0;
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(files); i++) {
+        fds[files[i].fd] = make_file(dir, files[i].name, l->agent_gid);
+        if (fds[files[i].fd] < 0) {
+            rc = err_set(e, fds[files[i].fd], "make the run's file '%s'", files[i].name);
+        }
+    }
+    if (rc == 0 && spec->payload) {
+        rc = link_payload(l, dir, id, e);
+    }
+    if (rc < 0) {
+        for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+            fds[files[i].fd] = fd_close(fds[files[i].fd]);
+        }
+        sandbox_rundir_undo(l, spec->run, spec->attempt);
+        return rc;
+    }
+    *ret_dir = fd_take(&dir);
+    return 0;
+}
+
+void sandbox_rundir_undo(struct launcher *l, struct ulid run, uint32_t attempt)
+{
+    char name[SANDBOX_DIR_CAP];
+    sandbox_dir_name(run, attempt, name);
+    (void)sys_remove_tree(l->runs, name, NULL);
+}
+
+int sandbox_rundir_state_write(int dir, const struct sandbox_state *s)
+{
+    uint8_t bytes[STATE_MAX];
+    size_t n = sandbox_state_encode(s, bytes);
+    AUTO_FD int fd = openat(dir, "sandbox", O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : sys_pwrite_full(fd, bytes, n, 0);
+}
+
+static ssize_t read_whole(int dir, const char *name, void *dst, size_t cap)
+{
+    AUTO_FD int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    return fd < 0 ? -errno : sys_pread_full(fd, dst, cap, 0);
+}
+
+int sandbox_rundir_state_read(int dir, struct sandbox_state *ret)
+{
+    uint8_t bytes[STATE_MAX];
+    ssize_t n = read_whole(dir, "sandbox", bytes, sizeof(bytes));
+    return n < 0 ? (int)n : sandbox_state_decode(bytes, (size_t)n, ret);
+}
+
+int sandbox_rundir_record_read(int dir, struct sandbox_result *ret)
+{
+    uint8_t bytes[SANDBOX_RECORD_SIZE];
+    ssize_t n = read_whole(dir, "exit", bytes, sizeof(bytes));
+    if (n == 0) {
+        return -ENOENT;
+    }
+    return n < 0 ? (int)n : sandbox_record_decode(bytes, (size_t)n, ret);
+}
+
+int sandbox_rundir_record_write(int dir, const struct sandbox_result *r)
+{
+    uint8_t bytes[SANDBOX_RECORD_SIZE];
+    sandbox_record_encode(r, bytes);
+    AUTO_FD int fd = openat(dir, "exit", O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    int rc = fd < 0 ? -errno : sys_pwrite_full(fd, bytes, sizeof(bytes), 0);
+    return rc < 0 ? rc : (fdatasync(fd) < 0 ? -errno : 0);
+}
+
+int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u, uint32_t agent_gid)
+{
+    uint8_t bytes[USAGE_SIZE];
+    sandbox_usage_encode(u, bytes);
+    AUTO_FD int fd = make_file(dir, "usage", agent_gid);
+    return fd < 0 ? fd : sys_pwrite_full(fd, bytes, sizeof(bytes), 0);
+}
+
+int sandbox_rundir_usage_read(int dir, struct sandbox_usage *ret)
+{
+    uint8_t bytes[USAGE_SIZE];
+    ssize_t n = read_whole(dir, "usage", bytes, sizeof(bytes));
+    return n < 0 ? (int)n : sandbox_usage_decode(bytes, (size_t)n, ret);
+}

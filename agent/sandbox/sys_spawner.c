@@ -1,0 +1,214 @@
+/*
+ * A slot's spawner: forked once by the launcher, it sits in the slot's v1 cgroups and in a mount
+ * namespace that holds the slot's templates and id-mapped layers. For each run it clones a set-up
+ * process into new namespaces, as the launcher's child (CLONE_PARENT), so that no cgroup.procs is
+ * written on the path of a run. Nothing of a run is left in it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent/sandbox/sys_sandbox.h"
+#include "common/mem.h"
+
+struct spawner {
+    const struct slot_box *box;
+    struct {
+        struct digest id; /* DIGEST_NONE: free */
+        uint64_t used;    /* for the eviction of the longest unused */
+    } layer[SLOT_LAYERS_MAX];
+    uint64_t clock;
+    char spec[SANDBOX_SPEC_MAX];
+};
+
+static void spawner_report(const struct spawner *s, uint32_t kind, const struct err *e)
+{
+    struct slot_report r = { .kind = kind };
+    if (e != NULL) {
+        r.rc = e->code;
+        sandbox_text(r.text, e->text);
+    }
+    (void)sys_send_fds(s->box->sock, &r, sizeof(r), NULL, 0);
+}
+
+/* The place of the layer in l/: attached before or now. */
+static int spawner_layer(struct spawner *s, const struct digest *id, unsigned *ret,
+                         uint32_t *attached, struct err *e)
+{
+    char hex[DIGEST_TEXT_CAP];
+    size_t oldest = 0;
+    for (size_t i = 0; i < SLOT_LAYERS_MAX; i++) {
+        if (digest_eq(&s->layer[i].id, id)) {
+            s->layer[i].used = ++s->clock;
+            *ret = (unsigned)i;
+            return 0;
+        }
+        if (s->layer[i].used < s->layer[oldest].used) {
+            oldest = i;
+        }
+    }
+    if (s->layer[oldest].id.algo != DIGEST_NONE) {
+        (void)sandbox_mount_detach_layer((unsigned)oldest);
+        s->layer[oldest].id = (struct digest){ .algo = DIGEST_NONE };
+    }
+    int rc = sandbox_mount_attach_layer(s->box, digest_hex(id, hex), (unsigned)oldest, e);
+    if (rc == 0) {
+        s->layer[oldest].id = *id;
+        s->layer[oldest].used = ++s->clock;
+        *ret = (unsigned)oldest;
+        (*attached)++;
+    }
+    return rc;
+}
+
+static void spawner_forget(struct spawner *s, const struct digest *id)
+{
+    for (size_t i = 0; i < SLOT_LAYERS_MAX; i++) {
+        if (s->layer[i].id.algo != DIGEST_NONE && digest_eq(&s->layer[i].id, id)) {
+            (void)sandbox_mount_detach_layer((unsigned)i);
+            s->layer[i].id = (struct digest){ .algo = DIGEST_NONE };
+            s->layer[i].used = 0;
+        }
+    }
+}
+
+static int spawner_plan(struct spawner *s, struct sandbox_job *job, uint32_t *attached,
+                        struct err *e)
+{
+    unsigned layers[SANDBOX_LAYERS_MAX];
+    char payload[SANDBOX_DIR_CAP + 16];
+    for (size_t i = 0; i < job->spec.layers_len; i++) {
+        int rc = spawner_layer(s, &job->spec.layers[i], &layers[i], attached, e);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    snprintf(payload, sizeof(payload), "runs/%s/in", job->request.dir);
+    const struct plan_facts facts = {
+        .layers = layers,
+        .resolv_conf = s->box->resolv_conf,
+        .payload_dir = job->request.has_payload != 0 ? payload : NULL,
+    };
+    return sandbox_plan_make(&job->spec, &facts, &job->plan, e);
+}
+
+static int spawner_decode(struct spawner *s, struct sandbox_job *job, struct err *e)
+{
+    struct stat st;
+    if (fstat(job->fd[SPAWN_FD_SPEC], &st) < 0 || st.st_size > SANDBOX_SPEC_MAX) {
+        return err_say(e, -EINVAL, "the sandbox's spec is too long");
+    }
+    ssize_t n = sys_pread_full(job->fd[SPAWN_FD_SPEC], s->spec, (size_t)st.st_size, 0);
+    if (n < 0) {
+        return err_set(e, (int)n, "read the sandbox's spec");
+    }
+    return sandbox_spec_decode(s->spec, (size_t)n, &job->spec, e);
+}
+
+/* As a sibling: the launcher waits for it. */
+static pid_t spawner_clone(struct sandbox_job *job, int *ret_pidfd)
+{
+    struct clone_args a = {
+        .flags = (uint64_t)(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
+                            CLONE_PARENT | CLONE_PIDFD),
+        .pidfd = (uint64_t)(uintptr_t)ret_pidfd,
+    };
+    if (job->fd[SPAWN_FD_CGROUP] >= 0) {
+        a.flags |= CLONE_INTO_CGROUP;
+        a.cgroup = (unsigned)job->fd[SPAWN_FD_CGROUP];
+    }
+    long pid = syscall(SYS_clone3, &a, sizeof(a));
+    return pid < 0 ? (pid_t)-errno : (pid_t)pid;
+}
+
+static void spawner_run(struct spawner *s, struct sandbox_job *job)
+{
+    struct err e = { 0 };
+    struct slot_report r = { .kind = REPORT_CLONED };
+    AUTO_FD int pidfd = -1;
+    int rc = spawner_decode(s, job, &e);
+    if (rc == 0) {
+        rc = spawner_plan(s, job, &r.attached, &e);
+    }
+    if (rc == 0) {
+        pid_t pid = spawner_clone(job, &pidfd);
+        if (pid == 0) {
+            sandbox_init_main(job);
+        }
+        r.pid = pid;
+        rc = pid < 0 ? err_set(&e, (int)pid, "clone the sandbox's first process") : 0;
+    }
+    if (rc < 0) {
+        spawner_report(s, REPORT_FAILED, &e);
+    } else {
+        (void)sys_send_fds(s->box->sock, &r, sizeof(r), &pidfd, 1);
+    }
+    sandbox_spec_release(&job->spec);
+}
+
+/* What the last run left in the page cache of a v1 group would count against the next one. */
+static void spawner_clean(struct spawner *s)
+{
+    if (s->box->memory_dir >= 0) {
+        (void)sys_write_text(s->box->memory_dir, "memory.force_empty", "0");
+    }
+    spawner_report(s, REPORT_CLEANED, NULL);
+}
+
+static void spawner_serve(struct spawner *s, struct sandbox_job *job)
+{
+    for (;;) {
+        size_t fds = 0;
+        for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
+            job->fd[i] = -1;
+        }
+        ssize_t n = sys_recv_fds(s->box->sock, &job->request, sizeof(job->request), job->fd,
+                                 SPAWN_FDS_MAX, &fds);
+        if (n != (ssize_t)sizeof(job->request)) {
+            _exit(0); /* the launcher is gone */
+        }
+        job->request.dir[SANDBOX_DIR_CAP - 1] = '\0';
+        if (job->request.kind == SPAWN_RUN) {
+            spawner_run(s, job);
+        } else if (job->request.kind == SPAWN_FORGET) {
+            spawner_forget(s, &job->request.layer);
+        } else {
+            spawner_clean(s);
+        }
+        for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
+            job->fd[i] = fd_close(job->fd[i]);
+        }
+    }
+}
+
+void sandbox_spawner_main(const struct slot_box *box)
+{
+    struct err e = { 0 };
+    struct spawner *s = mem_zalloc(sizeof(*s));
+    struct sandbox_job *job = mem_zalloc(sizeof(*job));
+    sandbox_process_hide_name(box->argv0, box->argv_len, "init");
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (s == NULL || job == NULL) {
+        _exit(1);
+    }
+    s->box = box;
+    job->box = box;
+    (void)syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL, 0, 0, 0);
+    /* init must outlive the memory limit, to say what happened. Refused without CAP_SYS_RESOURCE:
+     * then the launcher writes the record. */
+    (void)sys_write_text(AT_FDCWD, "/proc/self/oom_score_adj", "-1000");
+    int rc = sandbox_mount_prepare_slot(box, &e);
+    spawner_report(s, REPORT_READY, rc < 0 ? &e : NULL);
+    if (rc < 0) {
+        _exit(1);
+    }
+    spawner_serve(s, job);
+    _exit(0);
+}

@@ -1,0 +1,235 @@
+/*
+ * Workers: one process for each tree to remove and each layer to unpack, so that the launcher never
+ * waits. A few at a time, in the order asked; two requests for one layer are joined.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/sandbox/sys_launcher.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+static const char removing[] = "rm-";
+
+static void worker_tell(struct launcher *l, const struct worker *w, const struct worker_answer *a)
+{
+    struct sandbox_msg m = { .rc = a->rc };
+    if (w->kind == WORKER_REMOVE_RUN) {
+        m.type = SANDBOX_MSG_RUN_REMOVED;
+        m.run = w->run;
+        m.attempt = w->attempt;
+    } else {
+        m.type = w->kind == WORKER_UNPACK ? SANDBOX_MSG_UNPACKED : SANDBOX_MSG_LAYER_REMOVED;
+        m.digest = w->layer;
+    }
+    if (w->kind == WORKER_UNPACK) {
+        m.number[0] = a->bytes;
+        m.number[1] = a->entries;
+    }
+    snprintf(m.text, sizeof(m.text), "%s", a->text);
+    sandbox_agent_send(l, &m, NULL, 0);
+}
+
+static void worker_free(struct worker *w)
+{
+    sandbox_launcher_unwatch(w->l, &w->watch);
+    fd_close(w->blob);
+    fd_close(w->report);
+    list_remove(&w->link);
+    w->l->workers_len--;
+    mem_free(w);
+}
+
+/* Moved out of its name first: from then on it is gone for everyone, and a removal that is cut off
+ * is finished by the next start's sweep. */
+static int remove_moved(int dir, const char *name, struct err *e)
+{
+    char moved[SANDBOX_DIR_CAP + DIGEST_TEXT_CAP];
+    snprintf(moved, sizeof(moved), "%s%s", removing, name);
+    if (renameat(dir, name, dir, moved) < 0) {
+        return errno == ENOENT ? 0 : err_set(e, -errno, "remove '%s'", name);
+    }
+    return sys_remove_tree(dir, moved, e);
+}
+
+static void worker_child(struct worker *w, int report)
+{
+    struct worker_answer a = { .rc = 0 };
+    struct err e = { 0 };
+    char name[DIGEST_TEXT_CAP + SANDBOX_DIR_CAP];
+    sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (w->kind == WORKER_UNPACK) {
+        sandbox_unpack_layer(w->l, &w->layer, w->blob, &a);
+    } else if (w->kind == WORKER_REMOVE_RUN) {
+        sandbox_dir_name(w->run, w->attempt, name);
+        a.rc = remove_moved(w->l->runs, name, &e);
+    } else {
+        a.rc = remove_moved(w->l->layers, digest_hex(&w->layer, name), &e);
+    }
+    if (e.code != 0) {
+        sandbox_text(a.text, e.text);
+    }
+    (void)sys_write_full(report, &a, sizeof(a));
+    _exit(0);
+}
+
+static int worker_start(struct worker *w)
+{
+    int report[2];
+    int rc = fd_pipe(report);
+    if (rc < 0) {
+        return rc;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        worker_child(w, report[1]);
+    }
+    fd_close(report[1]);
+    w->report = report[0];
+    w->pid = pid;
+    int pidfd = pid < 0 ? -errno : sys_pidfd_open(pid);
+    rc = pidfd < 0 ? pidfd
+                   : sandbox_launcher_watch(w->l, &w->watch, WATCH_WORKER, pidfd, w, EPOLLIN);
+    if (rc == 0) {
+        w->l->workers_running++;
+    }
+    return rc;
+}
+
+/* May it begin? A layer in a live sandbox may not go; nor may a run that lives. */
+static int worker_allowed(struct worker *w)
+{
+    struct launcher *l = w->l;
+    if (w->kind == WORKER_REMOVE_RUN) {
+        return sandbox_slot_find(l, w->run, w->attempt) != NULL ? -EBUSY : 0;
+    }
+    if (w->kind == WORKER_UNPACK) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        if (sandbox_slot_uses_layer(&l->slots[i], &w->layer)) {
+            return -EBUSY;
+        }
+    }
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        sandbox_slot_forget_layer(&l->slots[i], &w->layer);
+    }
+    return 0;
+}
+
+/* Another worker is at the same layer. */
+static bool worker_must_wait(const struct worker *w)
+{
+    LIST_EACH (pos, &w->l->workers) {
+        const struct worker *o = LIST_ITEM(pos, struct worker, link);
+        if (o == w) {
+            return false;
+        }
+        if (o->kind != WORKER_REMOVE_RUN && w->kind != WORKER_REMOVE_RUN &&
+            digest_eq(&o->layer, &w->layer)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void workers_next(struct launcher *l)
+{
+    LIST_EACH_SAFE (pos, &l->workers) {
+        struct worker *w = LIST_ITEM(pos, struct worker, link);
+        if (l->workers_running >= WORKERS_MAX) {
+            return;
+        }
+        if (w->watch.fd >= 0 || worker_must_wait(w)) {
+            continue;
+        }
+        struct worker_answer a = { .rc = worker_allowed(w) };
+        if (a.rc == 0) {
+            a.rc = worker_start(w);
+        }
+        if (a.rc < 0) {
+            struct err e;
+            err_set(&e, a.rc, a.rc == -EBUSY ? "a live sandbox uses it" : "start a worker");
+            sandbox_text(a.text, e.text);
+            worker_tell(l, w, &a);
+            worker_free(w);
+        }
+    }
+}
+
+void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob)
+{
+    struct worker *w = l->workers_len < JOBS_MAX ? mem_zalloc(sizeof(*w)) : NULL;
+    struct worker refused = { .l = l };
+    struct worker *it = w != NULL ? w : &refused;
+    it->kind = m->type == SANDBOX_MSG_UNPACK       ? WORKER_UNPACK
+               : m->type == SANDBOX_MSG_REMOVE_RUN ? WORKER_REMOVE_RUN
+                                                   : WORKER_REMOVE_LAYER;
+    it->layer = m->digest;
+    it->run = m->run;
+    it->attempt = m->attempt;
+    if (w == NULL) {
+        struct worker_answer a = { .rc = -EAGAIN, .text = "too many requests wait" };
+        worker_tell(l, &refused, &a);
+        fd_close(blob);
+        return;
+    }
+    w->l = l;
+    w->blob = blob;
+    w->report = -1;
+    w->watch.fd = -1;
+    list_push_back(&l->workers, &w->link);
+    l->workers_len++;
+    workers_next(l);
+}
+
+void sandbox_worker_on_exit(struct worker *w)
+{
+    struct launcher *l = w->l;
+    struct worker_answer a;
+    ssize_t n = sys_read_full(w->report, &a, sizeof(a));
+    if (n != (ssize_t)sizeof(a)) {
+        a = (struct worker_answer){ .rc = -EIO, .text = "the worker was killed" };
+    }
+    a.text[sizeof(a.text) - 1] = '\0';
+    a.rc = a.rc > 0 || a.rc < -4095 ? -EIO : a.rc;
+    (void)waitpid(w->pid, NULL, 0); /* it has ended: this does not wait */
+    l->workers_running--;
+    worker_tell(l, w, &a);
+    worker_free(w);
+    workers_next(l);
+}
+
+/* What an earlier launcher's workers left half-done. In a process of its own, like them. */
+void sandbox_workers_sweep(struct launcher *l)
+{
+    const int dirs[] = { l->layers, l->runs };
+    pid_t pid = fork();
+    if (pid != 0) {
+        return; /* reaped through SIGCHLD being ignored by no one: see launcher's loop */
+    }
+    for (size_t i = 0; i < 2; i++) {
+        int fd = openat(dirs[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+        struct dirent *entry;
+        while (d != NULL && (entry = readdir(d)) != NULL) {
+            struct str name = str_of(entry->d_name);
+            if (str_starts(name, removing)) {
+                (void)sys_remove_tree(dirs[i], entry->d_name, NULL);
+            }
+        }
+    }
+    _exit(0);
+}
