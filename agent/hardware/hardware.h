@@ -253,7 +253,8 @@ struct hardware_facts {
     char cgroup2_mount[64]; /* where cgroup2 is mounted; "" when nowhere */
 
     uint64_t xcr0;
-    bool flags_known; /* /proc/cpuinfo's flags were read */
+    bool flags_known;           /* /proc/cpuinfo's flags were read */
+    struct hardware_caps flags; /* what they said; means nothing without flags_known */
     struct hardware_caps raw;
     struct hardware_caps usable;
     struct hardware_caps masked; /* what node.capabilities_mask takes away */
