@@ -170,7 +170,7 @@ static void totals_never_fall(void **state)
     (void)state;
     struct rng rng;
 
-    rng_init(&rng, seed(), 0);
+    rng_init(&rng, seed());
     for (unsigned round = 0; round < 2000; round++) {
         struct telemetry_reading base = { 0 };
         struct telemetry_meter m;
