@@ -17,7 +17,7 @@ import xml.etree.ElementTree
 # (name, make target, results file or None)
 STATIC = [(n, "check-" + n, None) for n in (
     "cppcheck", "headers", "symbols", "selftest", "style", "layers", "format", "shell", "binary",
-    "example", "traps")]
+    "example", "nss")]
 SIDE_BY_SIDE = [
     ("tidy", "check-tidy", None),
     ("unit", "unit", "unit.json"),
@@ -32,7 +32,6 @@ ALONE = [
     ("package", "check-package", None),
 ]
 LONG = [
-    ("tsan", "unit-tsan", "tsan.json"),
     ("fuzz-long", "fuzz-long", "fuzz-long.json"),
     ("fresh", "check-fresh", None),
 ]

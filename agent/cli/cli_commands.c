@@ -1,0 +1,416 @@
+/* The one table of commands: help, completion and agent(8) come from it. */
+#include "agent/cli/cli_internal.h"
+#include "common/insist.h"
+
+#define OPTIONS(name) .options = (name), .options_len = ARRAY_LEN(name)
+#define EXAMPLES(name) .examples = (name), .examples_len = ARRAY_LEN(name)
+#define TABLE (CLI_HAS_NODE | CLI_HAS_FORMAT)
+#define LISTING (CLI_HAS_NODE | CLI_HAS_FORMAT | CLI_HAS_QUIET)
+
+const struct cli_option cli_common_options[] = {
+    { "node", 0, "ADDR", false,
+      "the node to talk to, host:port (AGENT_ADDR; default 127.0.0.1:7575)" },
+    { "output", 'o', "FORMAT", false, "table (default), json, or name" },
+    { "no-headers", 0, NULL, false, "leave the heading line of a table away" },
+    { "quiet", 'q', NULL, false, "print ids or names only" },
+    { "help", 'h', NULL, false, "show this text" },
+};
+const unsigned cli_common_groups[] = { CLI_HAS_NODE, CLI_HAS_FORMAT, CLI_HAS_FORMAT, CLI_HAS_QUIET,
+                                       0 };
+const size_t cli_common_options_len = ARRAY_LEN(cli_common_options);
+_Static_assert(ARRAY_LEN(cli_common_groups) == ARRAY_LEN(cli_common_options), "one group each");
+
+static const struct cli_option serve_options[] = {
+    { "config", 'c', "FILE", false, "read agent.conf from FILE" },
+};
+static const struct cli_example serve_examples[] = {
+    { "agent serve --config /etc/agent/agent.conf", "as the systemd unit does it" },
+    { "agent serve --node.data_dir=/tmp/a --http.listen=127.0.0.1:7600", "a second node to try" },
+};
+
+static const struct cli_example status_examples[] = {
+    { "agent status", "nodes, jobs and the last failures" },
+    { "agent status -o json | jq .runs", "the same, for scripts" },
+};
+
+static const struct cli_option submit_options[] = {
+    { "wait", 'w', NULL, false,
+      "wait for the end: stdin is the payload, stdout and stderr are the run's" },
+    { "detach", 0, NULL, false, "print the run's id at once (the default)" },
+    { "payload", 'p', "FILE", false, "send FILE as the payload ('-': stdin)" },
+    { "data", 'd', "TEXT|@FILE", false, "send TEXT, or FILE's content, as the payload" },
+    { "idempotency-key", 0, "KEY", false, "submit once only, however often this is repeated" },
+    { "progress", 0, "WHEN", false, "auto (default: on a terminal), always, or never" },
+    { "env", 'e', "KEY=VALUE", true, "image: an environment variable" },
+    { "memory", 'm', "SIZE", false, "image: memory limit, such as 512MiB" },
+    { "cpus", 0, "N", false, "image: CPU limit, such as 1.5" },
+    { "pids", 0, "N", false, "image: most processes and threads" },
+    { "disk", 0, "SIZE", false, "image: most bytes written to the file system" },
+    { "timeout", 't', "TIME", false, "image: most time for an attempt, such as 10m" },
+    { "grace", 0, "TIME", false, "image: time between the stop signal and SIGKILL" },
+    { "network", 0, "MODE", false, "image: none or host" },
+    { "retries", 0, "N", false, "image: how often a failed run is tried again" },
+    { "retry-delay", 0, "TIME", false, "image: time before the first new try" },
+    { "label", 'l', "KEY=VALUE", true, "image: a label" },
+    { "require", 0, "WHAT", true, "image: a capability or label=value that the node must have" },
+    { "priority", 0, "N", false, "image: 0 to 100, higher runs first" },
+    { "entrypoint", 0, "PROGRAM", false, "image: run this instead of the image's entrypoint" },
+    { "workdir", 'C', "DIR", false, "image: working directory" },
+    { "user", 'u', "USER[:GROUP]", false, "image: user, by name or number" },
+};
+static const struct cli_example submit_examples[] = {
+    { "agent submit encrypt --wait < file > file.enc", "a job as a filter" },
+    { "agent submit encrypt -p file", "print the run's id and go" },
+    { "agent submit team/tools:1 --wait -- sha256sum < file", "one run of an image" },
+};
+
+static const struct cli_option jobs_options[] = {
+    { "limit", 'n', "N", false, "at most N (default: all)" },
+};
+static const struct cli_example jobs_examples[] = {
+    { "agent jobs", "all jobs" },
+    { "agent jobs rm encrypt", "forget a job; its runs stay" },
+};
+
+static const struct cli_option runs_options[] = {
+    { "job", 'j', "JOB", false, "only runs of this job" },
+    { "state", 's', "STATE,...", false,
+      "only these: queued, placed, preparing, running, succeeded, failed, timed_out, cancelled, lost" },
+    { "limit", 'n', "N", false, "at most N, newest first (default 20; 0: all)" },
+};
+static const struct cli_example runs_examples[] = {
+    { "agent runs", "the newest 20" },
+    { "agent runs -s failed,timed_out,lost -n 0", "all that went wrong" },
+    { "agent cancel $(agent runs -q -s queued -j encrypt)", "cancel what waits" },
+};
+
+static const struct cli_option logs_options[] = {
+    { "follow", 'f', NULL, false, "go on until the run ends" },
+    { "stdout", 0, NULL, false, "the run's stdout" },
+    { "stderr", 0, NULL, false, "the run's stderr (the default)" },
+    { "both", 'b', NULL, false, "both, by time" },
+    { "tail", 'n', "N", false, "only the last N lines" },
+    { "since", 0, "TIME", false, "only what is younger: 10m, or 2026-11-23T08:00:00Z" },
+};
+static const struct cli_example logs_examples[] = {
+    { "agent logs -f encrypt", "the newest run of a job, live" },
+    { "agent logs --both -n 50 7QK2", "a run by the end of its id" },
+};
+
+static const struct cli_option output_options[] = {
+    { "follow", 'f', NULL, false, "go on until the run ends" },
+    { "attempt", 0, "N", false, "of this attempt (default: the last)" },
+};
+static const struct cli_example output_examples[] = {
+    { "agent output 7QK2 > file.enc", "the result of a run" },
+};
+
+static const struct cli_example inspect_examples[] = {
+    { "agent inspect 7QK2", "one run: times, limits, resources" },
+    { "agent inspect encrypt -o json", "one job's document" },
+};
+
+static const struct cli_example cancel_examples[] = {
+    { "agent cancel 7QK2", "stop signal, then SIGKILL after the job's grace time" },
+};
+static const struct cli_example retry_examples[] = {
+    { "agent retry 7QK2", "run it again with the same payload" },
+};
+
+static const struct cli_option apply_options[] = {
+    { "file", 'f', "FILE", true, "the document ('-': stdin)" },
+};
+static const struct cli_example apply_examples[] = {
+    { "agent apply -f encrypt.json", "create or change a job" },
+    { "cat jobs/*.json | agent apply -f -", "several at once" },
+};
+
+static const struct cli_option images_options[] = {
+    { "yes", 'y', NULL, false, "prune: do not ask" },
+};
+static const struct cli_example images_examples[] = {
+    { "agent images", "what this node holds" },
+    { "agent images rm team/encrypt:1", "remove a tag" },
+    { "agent images prune", "drop what no tag and no run needs" },
+};
+
+static const struct cli_example nodes_examples[] = {
+    { "agent nodes", "a table of nodes" },
+    { "agent nodes $(hostname)", "one node with its hardware" },
+};
+
+static const struct cli_example config_examples[] = {
+    { "agent config example > agent.conf", "every key with its default, unit and range" },
+    { "agent config check /etc/agent/agent.conf", "what would 'agent serve' say to it?" },
+};
+
+static const struct cli_example completion_examples[] = {
+    { "agent completion bash > /etc/bash_completion.d/agent", "bash" },
+    { "agent completion zsh > /usr/local/share/zsh/site-functions/_agent", "zsh" },
+    { "agent completion fish > ~/.config/fish/completions/agent.fish", "fish" },
+};
+
+static const struct cli_option version_options[] = {
+    { "output", 'o', "FORMAT", false, "table (default) or json" },
+};
+static const struct cli_example version_examples[] = {
+    { "agent version", "number and git revision" },
+};
+
+static const struct cli_option help_options[] = {
+    { "man", 0, NULL, false, "print agent(8) as roff" },
+    { "man-conf", 0, NULL, false, "print agent.conf(5) as roff" },
+};
+static const struct cli_example help_examples[] = {
+    { "agent help submit", "the same as 'agent submit --help'" },
+    { "agent help --man | man -l -", "the manual page" },
+};
+
+const struct cli_command cli_commands[CLI_COMMANDS] = {
+    [CLI_SERVE] = { .name = "serve",
+                    .usage = "[--config FILE] [--section.key=value ...]",
+                    .summary = "run a node",
+                    .text =
+                        "Runs the daemon until SIGTERM; needs root. Settings come from agent.conf "
+                        "(see agent.conf(5), or 'agent config example'), each also as "
+                        "--section.key=value, which wins. SIGHUP reads the file again. On SIGTERM "
+                        "no new run starts and running ones get sandbox.grace.",
+                    OPTIONS(serve_options),
+                    .args_max = 0,
+                    .words = CLI_NO_WORDS,
+                    EXAMPLES(serve_examples) },
+    [CLI_STATUS] = { .name = "status",
+                     .usage = "[-o json]",
+                     .summary = "show nodes, jobs and the last failures",
+                     .text =
+                         "One page on what goes on: the cluster, its nodes, its jobs with their "
+                         "counts, and the runs that failed last.",
+                     .groups = TABLE,
+                     EXAMPLES(status_examples) },
+    [CLI_SUBMIT] = { .name = "submit",
+                     .usage = "JOB|IMAGE [options] [-- ARG ...]",
+                     .summary = "start a run of a job or of an image",
+                     .text =
+                         "A name with '/', ':' or '@' is an image, any other a job. The words "
+                         "behind '--' replace the image's Cmd; its Entrypoint stays. Options "
+                         "marked 'image' describe a one-off run of an image; a job says these "
+                         "things in its document.\n"
+                         "Without --wait the run's id is printed. With --wait stdin is the payload "
+                         "(unless it is a terminal or --payload or --data says otherwise), and the "
+                         "run's stdout and stderr come out as they are. Ctrl-C cancels the run, a "
+                         "second one leaves at once.\n"
+                         "Exit code with --wait: the run's own; 124 timed out, 125 the agent's side "
+                         "failed, 126 not executable, 127 not found, 128+n ended by signal n.",
+                     OPTIONS(submit_options),
+                     .groups = TABLE,
+                     .args_min = 1,
+                     .args_max = 1,
+                     .rest = true,
+                     .words = CLI_WORD_JOB,
+                     EXAMPLES(submit_examples) },
+    [CLI_JOBS] = { .name = "jobs",
+                   .usage = "[ls | rm JOB ...]",
+                   .summary = "list jobs, or remove some",
+                   .text = "Without a word, or with 'ls', the registered jobs.",
+                   OPTIONS(jobs_options),
+                   .groups = LISTING,
+                   .args_max = CLI_POS_MAX,
+                   .words = CLI_WORD_JOB,
+                   .list = "ls rm",
+                   EXAMPLES(jobs_examples) },
+    [CLI_RUNS] = { .name = "runs",
+                   .usage = "[-j JOB] [-s STATE,...] [-n N]",
+                   .summary = "list runs, newest first",
+                   .text = "Wherever a command takes a RUN: an id, the beginning or the end of one "
+                           "(at least 4 characters, any case, unique among the newest 1,000), or a "
+                           "job's name for its newest run.",
+                   OPTIONS(runs_options),
+                   .groups = LISTING,
+                   EXAMPLES(runs_examples) },
+    [CLI_LOGS] = { .name = "logs",
+                   .usage = "[-f] [--stdout | --stderr | --both] [-n N] RUN",
+                   .summary = "print what a run wrote to stderr, or to both",
+                   .text = "The log is a run's stderr: the first and the last half of "
+                           "sandbox.log_bytes are kept. 'agent output' prints stdout.",
+                   OPTIONS(logs_options),
+                   .groups = CLI_HAS_NODE,
+                   .args_min = 1,
+                   .args_max = 1,
+                   .words = CLI_WORD_RUN,
+                   EXAMPLES(logs_examples) },
+    [CLI_OUTPUT] = { .name = "output",
+                     .usage = "[-f] RUN",
+                     .summary = "print a run's stdout, raw",
+                     .text = "stdout is the result of a run, kept whole and unchanged.",
+                     OPTIONS(output_options),
+                     .groups = CLI_HAS_NODE,
+                     .args_min = 1,
+                     .args_max = 1,
+                     .words = CLI_WORD_RUN,
+                     EXAMPLES(output_examples) },
+    [CLI_INSPECT] = { .name = "inspect",
+                      .usage = "RUN|JOB",
+                      .summary = "show one run or one job in full",
+                      .text = "A run: state and reason, times, limits, what it used. A job: its "
+                              "document, as the node understands it.",
+                      .groups = TABLE,
+                      .args_min = 1,
+                      .args_max = 1,
+                      .words = CLI_WORD_RUN,
+                      EXAMPLES(inspect_examples) },
+    [CLI_CANCEL] = { .name = "cancel",
+                     .usage = "RUN ...",
+                     .summary = "stop runs",
+                     .text =
+                         "A waiting run is cancelled at once; a running one gets its stop signal, "
+                         "then SIGKILL after its grace time.",
+                     .groups = LISTING,
+                     .args_min = 1,
+                     .args_max = CLI_POS_MAX,
+                     .words = CLI_WORD_RUN,
+                     EXAMPLES(cancel_examples) },
+    [CLI_RETRY] = { .name = "retry",
+                    .usage = "RUN ...",
+                    .summary = "run ended runs again",
+                    .text = "Only a run that has ended can be tried again.",
+                    .groups = LISTING,
+                    .args_min = 1,
+                    .args_max = CLI_POS_MAX,
+                    .words = CLI_WORD_RUN,
+                    EXAMPLES(retry_examples) },
+    [CLI_APPLY] = { .name = "apply",
+                    .usage = "-f FILE ...",
+                    .summary = "create or change jobs from JSON documents",
+                    .text =
+                        "FILE holds one document, an array of them, or several one after another; "
+                        "each needs a \"name\". A revision is added only when something changed.",
+                    OPTIONS(apply_options),
+                    .groups = TABLE,
+                    .args_max = CLI_POS_MAX,
+                    .words = CLI_WORD_FILE,
+                    EXAMPLES(apply_examples) },
+    [CLI_IMAGES] = { .name = "images",
+                     .usage = "[ls | rm REPOSITORY:TAG ... | prune]",
+                     .summary = "list, remove or prune images",
+                     .text =
+                         "'rm' removes a tag, or with @sha256:... a manifest. 'prune' drops what no "
+                         "tag and no run needs any more.",
+                     OPTIONS(images_options),
+                     .groups = LISTING,
+                     .args_max = CLI_POS_MAX,
+                     .words = CLI_WORD_LIST,
+                     .list = "ls rm prune",
+                     EXAMPLES(images_examples) },
+    [CLI_NODES] = { .name = "nodes",
+                    .usage = "[NODE]",
+                    .summary = "list nodes, or show one",
+                    .text =
+                        "One node is shown with its processor, memory, caches and capabilities.",
+                    .groups = LISTING,
+                    .args_max = 1,
+                    .words = CLI_NO_WORDS,
+                    EXAMPLES(nodes_examples) },
+    [CLI_CONFIG] = { .name = "config",
+                     .usage = "example | check [FILE] [--section.key=value ...]",
+                     .summary = "print an example agent.conf, or check one",
+                     .text =
+                         "'check' reads FILE as 'agent serve' would and prints the first mistake "
+                         "with its line.",
+                     .args_min = 1,
+                     .args_max = 2,
+                     .words = CLI_WORD_FILE,
+                     .list = "example check",
+                     EXAMPLES(config_examples) },
+    [CLI_COMPLETION] = { .name = "completion",
+                         .usage = "bash|zsh|fish",
+                         .summary = "print a completion script for a shell",
+                         .text =
+                             "Commands and options are completed from the same table as this help; "
+                             "jobs and runs by asking the node.",
+                         .args_min = 1,
+                         .args_max = 1,
+                         .words = CLI_WORD_LIST,
+                         .list = "bash zsh fish",
+                         EXAMPLES(completion_examples) },
+    [CLI_VERSION] = { .name = "version",
+                      .usage = "",
+                      .summary = "print the version of this binary",
+                      .text = "The same as 'agent --version'.",
+                      OPTIONS(version_options),
+                      EXAMPLES(version_examples) },
+    [CLI_HELP] = { .name = "help",
+                   .usage = "[COMMAND] [--man | --man-conf]",
+                   .summary = "show help",
+                   .text = "The manual pages are made from the same text.",
+                   OPTIONS(help_options),
+                   .args_max = 1,
+                   .words = CLI_WORD_LIST,
+                   .list = "",
+                   EXAMPLES(help_examples) },
+};
+
+const struct cli_command *cli_command_find(struct str name)
+{
+    for (size_t i = 0; i < CLI_COMMANDS; i++) {
+        if (str_eqs(name, cli_commands[i].name)) {
+            return &cli_commands[i];
+        }
+    }
+    return NULL;
+}
+
+/* Words that people know from neighbours. */
+static const struct {
+    const char *word;
+    enum cli_id id;
+} synonyms[] = {
+    { "run", CLI_SUBMIT },    { "dispatch", CLI_SUBMIT },  { "start", CLI_SUBMIT },
+    { "ps", CLI_RUNS },       { "tasks", CLI_RUNS },       { "list", CLI_RUNS },
+    { "ls", CLI_RUNS },       { "log", CLI_LOGS },         { "kill", CLI_CANCEL },
+    { "stop", CLI_CANCEL },   { "members", CLI_NODES },    { "info", CLI_STATUS },
+    { "show", CLI_INSPECT },  { "describe", CLI_INSPECT }, { "create", CLI_APPLY },
+    { "image", CLI_IMAGES },  { "daemon", CLI_SERVE },     { "server", CLI_SERVE },
+    { "result", CLI_OUTPUT }, { "get", CLI_INSPECT },
+};
+
+const struct cli_command *cli_command_guess(struct str name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(synonyms); i++) {
+        if (str_eqs(name, synonyms[i].word)) {
+            return &cli_commands[synonyms[i].id];
+        }
+    }
+    const struct cli_command *best = NULL;
+    unsigned best_distance = 3;
+    for (size_t i = 0; i < CLI_COMMANDS; i++) {
+        struct str known = str_of(cli_commands[i].name);
+        unsigned d = str_distance(name, known);
+        /* "sub" means submit: a beginning counts as one mistake. */
+        if (name.n >= 2 && name.n < known.n && memcmp(name.p, known.p, name.n) == 0) {
+            d = 1;
+        }
+        if (d < best_distance && d < known.n) {
+            best = &cli_commands[i];
+            best_distance = d;
+        }
+    }
+    return best;
+}
+
+const struct cli_option *cli_command_option(const struct cli_command *c, size_t i)
+{
+    if (i < c->options_len) {
+        return &c->options[i];
+    }
+    i -= c->options_len;
+    for (size_t j = 0; j < cli_common_options_len; j++) {
+        unsigned group = cli_common_groups[j];
+        if (group != 0 && (c->groups & group) == 0) {
+            continue;
+        }
+        if (i-- == 0) {
+            return &cli_common_options[j];
+        }
+    }
+    return NULL;
+}

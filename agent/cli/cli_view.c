@@ -1,0 +1,405 @@
+/* Views of the server's JSON: lists and the status page. */
+#include <errno.h>
+
+#include "agent/cli/cli_internal.h"
+#include "common/ids.h"
+
+int cli_format_parse(const char *text, enum cli_format *ret, struct err *e)
+{
+    if (text == NULL || strcmp(text, "table") == 0) {
+        *ret = CLI_FORMAT_TABLE;
+    } else if (strcmp(text, "json") == 0) {
+        *ret = CLI_FORMAT_JSON;
+    } else if (strcmp(text, "name") == 0) {
+        *ret = CLI_FORMAT_NAME;
+    } else {
+        return err_say(e, -EINVAL, "'-o %s': table, json or name is wanted", text);
+    }
+    return 0;
+}
+
+struct str cli_json_str(const struct json *o, const char *key)
+{
+    struct str s = { NULL, 0 };
+    (void)json_str(json_get(o, key), &s);
+    return s;
+}
+
+double cli_json_num(const struct json *o, const char *key)
+{
+    double d = 0;
+    (void)json_real(json_get(o, key), &d);
+    return d;
+}
+
+int64_t cli_json_time(const struct json *o, const char *key)
+{
+    int64_t us = 0;
+    struct str s = cli_json_str(o, key);
+    return s.n > 0 && time_parse(s, &us) == 0 ? us : 0;
+}
+
+bool cli_json_null(const struct json *o, const char *key)
+{
+    const struct json *v = json_get(o, key);
+    return v == NULL || v->type == JSON_NULL;
+}
+
+void cli_view_json(struct cli_view *v, const struct json *root)
+{
+    struct json_w w;
+    json_w_init(&w, v->out, true);
+    json_w_value(&w, root);
+    (void)buf_addc(v->out, '\n');
+}
+
+enum cli_colour cli_state_colour(struct str state)
+{
+    if (str_eqs(state, "succeeded") || str_eqs(state, "alive")) {
+        return CLI_GREEN;
+    }
+    if (str_eqs(state, "failed") || str_eqs(state, "timed_out") || str_eqs(state, "lost") ||
+        str_eqs(state, "dead")) {
+        return CLI_RED;
+    }
+    if (str_eqs(state, "running") || str_eqs(state, "preparing")) {
+        return CLI_BLUE;
+    }
+    return str_eqs(state, "cancelled") ? CLI_DIM : CLI_YELLOW;
+}
+
+/* The array of a list answer, or of the answer itself. Never NULL: an empty one. */
+static const struct json *members_of(const struct json *list, const char *key)
+{
+    static const struct json none = { .type = JSON_ARRAY };
+    const struct json *a = json_get(list, key);
+    return a != NULL && a->type == JSON_ARRAY ? a : &none;
+}
+
+/* "kind/name" or "name" per line. True when that was asked for. */
+static bool names_only(struct cli_view *v, const struct json *array, const char *kind,
+                       const char *key)
+{
+    if (v->format != CLI_FORMAT_NAME && v->format != CLI_FORMAT_QUIET) {
+        return false;
+    }
+    JSON_EACH (item, array) {
+        if (v->format == CLI_FORMAT_NAME) {
+            (void)buf_addf(v->out, "%s/", kind);
+        }
+        cli_text_safe(v->out, cli_json_str(item, key));
+        (void)buf_addc(v->out, '\n');
+    }
+    return true;
+}
+
+static void age_cell(struct cli_view *v, struct cli_table *t, int64_t then_us)
+{
+    AUTO_BUF struct buf b = BUF_INIT(64);
+    cli_text_age(&b, v->now_us, then_us);
+    cli_table_cell(t, CLI_PLAIN, buf_str(&b));
+}
+
+static void bytes_cell(struct cli_table *t, double bytes)
+{
+    AUTO_BUF struct buf b = BUF_INIT(64);
+    cli_text_bytes(&b, bytes);
+    cli_table_cell(t, CLI_PLAIN, buf_str(&b));
+}
+
+static void text_cell(struct cli_table *t, struct str s)
+{
+    cli_table_cell(t, CLI_PLAIN, s.n > 0 ? s : STR("-"));
+}
+
+static void number_cell(struct cli_table *t, const struct json *o, const char *key)
+{
+    if (cli_json_null(o, key)) {
+        cli_table_cell(t, CLI_PLAIN, STR("-"));
+        return;
+    }
+    cli_table_cellf(t, CLI_PLAIN, "%.0f", cli_json_num(o, key));
+}
+
+static void finish(struct cli_view *v, struct cli_table *t)
+{
+    (void)cli_table_render(t, v->heads, v->colour, v->out);
+    cli_table_release(t);
+}
+
+/* How long the run took, or has been running. */
+static void time_cell(struct cli_view *v, struct cli_table *t, const struct json *run)
+{
+    AUTO_BUF struct buf b = BUF_INIT(64);
+    int64_t started = cli_json_time(run, "started_at");
+    if (started == 0) {
+        (void)buf_addc(&b, '-');
+    } else if (cli_run_ended(run)) {
+        cli_text_seconds(&b, cli_json_num(run, "run_seconds"));
+    } else {
+        cli_text_seconds(&b, v->now_us > started ? (double)(v->now_us - started) / 1e6 : 0);
+    }
+    cli_table_cell(t, CLI_PLAIN, buf_str(&b));
+}
+
+/* "exit 3", "signal 9", or the reason. */
+static void result_cell(struct cli_table *t, const struct json *run)
+{
+    struct str reason = cli_json_str(run, "reason");
+    if (str_eqs(reason, "exit") && !cli_json_null(run, "exit_code")) {
+        cli_table_cellf(t, CLI_PLAIN, "exit %.0f", cli_json_num(run, "exit_code"));
+    } else if (str_eqs(reason, "signal") && !cli_json_null(run, "signal")) {
+        cli_table_cellf(t, CLI_PLAIN, "signal %.0f", cli_json_num(run, "signal"));
+    } else {
+        text_cell(t, reason);
+    }
+}
+
+static struct str job_or_image(const struct json *run)
+{
+    struct str job = cli_json_str(run, "job");
+    return job.n > 0 ? job : cli_json_str(run, "image");
+}
+
+static void runs_table(struct cli_view *v, const struct json *runs)
+{
+    static const char *const heads[] = { "RUN",   "JOB",   "STATE",   "RESULT", "NODE",
+                                         ">TIME", ">PEAK", ">OUTPUT", ">AGE",   NULL };
+    struct cli_table t;
+    cli_table_init(&t, heads);
+    JSON_EACH (run, runs) {
+        struct str state = cli_json_str(run, "state");
+        const struct json *used = json_get(run, "resources");
+        text_cell(&t, cli_json_str(run, "id"));
+        text_cell(&t, job_or_image(run));
+        cli_table_cell(&t, cli_state_colour(state), state);
+        result_cell(&t, run);
+        text_cell(&t, cli_json_str(run, "node"));
+        time_cell(v, &t, run);
+        bytes_cell(&t, cli_json_null(used, "memory_peak_bytes")
+                           ? -1
+                           : cli_json_num(used, "memory_peak_bytes"));
+        bytes_cell(&t, cli_json_num(run, "output_bytes"));
+        age_cell(v, &t, cli_json_time(run, "created_at"));
+    }
+    finish(v, &t);
+}
+
+void cli_view_runs(struct cli_view *v, const struct json *list)
+{
+    const struct json *runs = members_of(list, "runs");
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+    } else if (!names_only(v, runs, "run", "id")) {
+        runs_table(v, runs);
+    }
+}
+
+void cli_view_jobs(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "JOB",  ">REV",    "IMAGE",    "MEMORY",
+                                         "CPUS", "TIMEOUT", ">CHANGED", NULL };
+    const struct json *jobs = members_of(list, "jobs");
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, jobs, "job", "name")) {
+        return;
+    }
+    struct cli_table t;
+    cli_table_init(&t, heads);
+    JSON_EACH (job, jobs) {
+        text_cell(&t, cli_json_str(job, "name"));
+        number_cell(&t, job, "revision");
+        text_cell(&t, cli_json_str(job, "image"));
+        for (size_t i = 0; i < 3; i++) {
+            /* Sizes and times are text or numbers. */
+            static const char *const keys[] = { "memory", "cpus", "timeout" };
+            const struct json *value = json_get(job, keys[i]);
+            struct str s = { NULL, 0 };
+            double d = 0;
+            AUTO_BUF struct buf b = BUF_INIT(64);
+            if (json_str(value, &s)) {
+                text_cell(&t, s);
+                continue;
+            }
+            if (!json_real(value, &d)) {
+                (void)buf_addc(&b, '-');
+            } else if (i == 0) {
+                cli_text_bytes(&b, d);
+            } else if (i == 1) {
+                (void)buf_addf(&b, "%g", d);
+            } else {
+                cli_text_seconds(&b, d);
+            }
+            cli_table_cell(&t, CLI_PLAIN, buf_str(&b));
+        }
+        age_cell(v, &t, cli_json_time(job, "updated_at"));
+    }
+    finish(v, &t);
+}
+
+static void nodes_table(struct cli_view *v, const struct json *nodes)
+{
+    static const char *const heads[] = { "NODE",    "ADDRESS", "STATE",  "CLASS",  ">CPUS",
+                                         ">MEMORY", ">RUN",    ">QUEUE", ">SLOTS", ">LOAD",
+                                         "VERSION", ">UP",     NULL };
+    struct cli_table t;
+    cli_table_init(&t, heads);
+    JSON_EACH (node, nodes) {
+        struct str state = cli_json_str(node, "state");
+        double load = 0;
+        const struct json *loads = json_get(node, "load");
+        bool has_load =
+            loads != NULL && loads->type == JSON_ARRAY && json_real(loads->child, &load);
+        text_cell(&t, cli_json_str(node, "name"));
+        text_cell(&t, cli_json_str(node, "address"));
+        cli_table_cell(&t, cli_state_colour(state), state);
+        text_cell(&t, cli_json_str(node, "class"));
+        number_cell(&t, node, "cpus");
+        bytes_cell(&t, cli_json_num(node, "memory_bytes"));
+        number_cell(&t, node, "running");
+        number_cell(&t, node, "queued");
+        number_cell(&t, node, "slots");
+        cli_table_cellf(&t, CLI_PLAIN, has_load ? "%.2f" : "-", load);
+        text_cell(&t, cli_json_str(node, "version"));
+        double up = cli_json_num(node, "uptime_seconds");
+        age_cell(v, &t, up > 0 && up < 1e12 ? v->now_us - (int64_t)(up * 1e6) : 0);
+    }
+    finish(v, &t);
+}
+
+void cli_view_nodes(struct cli_view *v, const struct json *list)
+{
+    const struct json *nodes = members_of(list, "nodes");
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+    } else if (!names_only(v, nodes, "node", "name")) {
+        nodes_table(v, nodes);
+    }
+}
+
+/* "repository:tag", or "repository@digest" where there is no tag. */
+static void image_name(struct buf *out, const struct json *image)
+{
+    struct str tag = cli_json_str(image, "tag");
+    cli_text_safe(out, cli_json_str(image, "repository"));
+    (void)buf_addc(out, tag.n > 0 ? ':' : '@');
+    cli_text_safe(out, tag.n > 0 ? tag : cli_json_str(image, "digest"));
+}
+
+void cli_view_images(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "REPOSITORY", "TAG",     "DIGEST",     ">LAYERS",
+                                         ">SIZE",      ">PUSHED", ">LAST USED", NULL };
+    const struct json *images = members_of(list, "images");
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (v->format != CLI_FORMAT_TABLE) {
+        JSON_EACH (image, images) {
+            (void)buf_adds(v->out, v->format == CLI_FORMAT_NAME ? "image/" : "");
+            image_name(v->out, image);
+            (void)buf_addc(v->out, '\n');
+        }
+        return;
+    }
+    struct cli_table t;
+    cli_table_init(&t, heads);
+    JSON_EACH (image, images) {
+        text_cell(&t, cli_json_str(image, "repository"));
+        text_cell(&t, cli_json_str(image, "tag"));
+        text_cell(&t, str_slice(cli_json_str(image, "digest"), 0, 7 + 12));
+        const struct json *layers = json_get(image, "layers");
+        if (layers != NULL && layers->type == JSON_ARRAY) {
+            cli_table_cellf(&t, CLI_PLAIN, "%zu", layers->count);
+        } else {
+            number_cell(&t, image, "layers");
+        }
+        bytes_cell(&t, cli_json_num(image, "size_bytes"));
+        age_cell(v, &t, cli_json_time(image, "pushed_at"));
+        age_cell(v, &t, cli_json_time(image, "last_used_at"));
+    }
+    finish(v, &t);
+}
+
+/* ---- the status page ---- */
+
+static void headline(struct cli_view *v, const char *text)
+{
+    (void)buf_addf(v->out, "\n%s%s%s\n", cli_colour_on(CLI_BOLD, v->colour), text,
+                   cli_colour_off(v->colour));
+}
+
+static void status_jobs(struct cli_view *v, const struct json *jobs)
+{
+    static const char *const heads[] = { "JOB",     ">REV",      "IMAGE",
+                                         ">QUEUED", ">RUNNING",  ">SUCCEEDED",
+                                         ">FAILED", ">LAST RUN", NULL };
+    struct cli_table t;
+    cli_table_init(&t, heads);
+    JSON_EACH (job, jobs) {
+        text_cell(&t, cli_json_str(job, "name"));
+        number_cell(&t, job, "revision");
+        text_cell(&t, cli_json_str(job, "image"));
+        number_cell(&t, job, "queued");
+        number_cell(&t, job, "running");
+        number_cell(&t, job, "succeeded");
+        cli_table_cellf(&t, cli_json_num(job, "failed") > 0 ? CLI_RED : CLI_PLAIN, "%.0f",
+                        cli_json_num(job, "failed"));
+        /* A time, or the run itself. */
+        const struct json *last = json_get(job, "last_run");
+        age_cell(v, &t,
+                 last != NULL && last->type == JSON_OBJECT ? cli_json_time(last, "created_at")
+                                                           : cli_json_time(job, "last_run"));
+    }
+    finish(v, &t);
+}
+
+static void status_line(struct cli_view *v, const struct json *status)
+{
+    const struct json *cluster = json_get(status, "cluster");
+    const struct json *runs = json_get(status, "runs");
+    const struct json *images = json_get(status, "images");
+    double nodes = cli_json_num(cluster, "nodes");
+    (void)buf_addf(v->out, "%scluster%s  %.0f node%s, version ", cli_colour_on(CLI_BOLD, v->colour),
+                   cli_colour_off(v->colour), nodes, nodes == 1 ? "" : "s");
+    cli_text_safe(v->out, cli_json_str(cluster, "version"));
+    (void)buf_addf(v->out,
+                   "; %.0f queued, %.0f running, %.0f succeeded, %.0f failed; %.0f image%s, ",
+                   cli_json_num(runs, "queued"), cli_json_num(runs, "running"),
+                   cli_json_num(runs, "succeeded"), cli_json_num(runs, "failed"),
+                   cli_json_num(images, "count"), cli_json_num(images, "count") == 1 ? "" : "s");
+    cli_text_bytes(v->out, cli_json_num(images, "bytes"));
+    (void)buf_addc(v->out, '\n');
+}
+
+void cli_view_status(struct cli_view *v, const struct json *status)
+{
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, status);
+        return;
+    }
+    status_line(v, status);
+    JSON_EACH (warning, members_of(status, "warnings")) {
+        struct str s = { NULL, 0 };
+        (void)buf_addf(v->out, "%swarning%s  ", cli_colour_on(CLI_YELLOW, v->colour),
+                       cli_colour_off(v->colour));
+        cli_text_safe(v->out, json_str(warning, &s) ? s : cli_json_str(warning, "detail"));
+        (void)buf_addc(v->out, '\n');
+    }
+    headline(v, "Nodes");
+    nodes_table(v, members_of(status, "nodes"));
+    const struct json *jobs = members_of(status, "jobs");
+    if (jobs->count > 0) {
+        headline(v, "Jobs");
+        status_jobs(v, jobs);
+    }
+    const struct json *failures = members_of(status, "failures");
+    if (failures->count > 0) {
+        headline(v, "Last failures");
+        runs_table(v, failures);
+    }
+}
