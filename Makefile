@@ -2,6 +2,8 @@
 #
 #   make                 build/agent (static-pie, stripped) and build/agent.debug (with symbols)
 #   make unit [T=test_json]            unit tests under ASan and UBSan
+#   make unit-tsan                     the same under ThreadSanitizer
+#   make coverage [FILE=common/str.c]  lines that the unit tests run
 #   make fuzz-smoke                    every fuzz target, FUZZ_RUNS executions each
 #   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
 #   make system [K=expression]         pytest against build/agent
@@ -35,7 +37,8 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 LANGUAGE := -std=c11 -D_GNU_SOURCE -fno-strict-aliasing -fno-common
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
 	-D_FORTIFY_SOURCE=2 -fPIE
-INCLUDE := -I. -ffile-prefix-map=$(CURDIR)=.
+# Paths of this checkout do not get into the binary: the same commit gives the same bytes anywhere.
+INCLUDE := -I. -ffile-prefix-map=$(CURDIR)=. -ffile-prefix-map=$(B)/=build/
 BASE := $(LANGUAGE) $(WARNINGS) $(INCLUDE) -g -MMD -MP $(if $(WERROR),-Werror)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
@@ -47,6 +50,10 @@ CFLAGS_obj := $(BASE) $(HARDEN) -O2 -ffunction-sections -fdata-sections
 CC_san := gcc
 CFLAGS_san := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 $(SANITIZE)
 FIRST_san := $(FIRST)
+CC_tsan := gcc
+CFLAGS_tsan := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O1 -fsanitize=thread
+CC_cov := gcc
+CFLAGS_cov := $(filter-out -Wnull-dereference,$(BASE)) -fPIE -O0 --coverage
 CC_clang := $(CLANG)
 FIRST_clang := $(FIRST)
 CFLAGS_clang := $(BASE) $(HARDEN) -O2
@@ -66,7 +73,8 @@ HDR := $(wildcard agent/*.h agent/*/*.h common/*.h common/*/*.h)
 TESTLIB_SRC := $(wildcard tests/lib/*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
-UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg))
+UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg)) \
+	$(wildcard agent/api/openapi.json)
 ALL_C := $(SRC) $(wildcard agent/main.c) $(TESTLIB_SRC) $(UNIT_SRC) $(FUZZ_SRC) \
 	$(wildcard tests/sim/*.c tests/wire/*.c tests/bench/*.c tests/system/*.c tests/vm/*.c)
 ALL_H := $(HDR) $(wildcard tests/*/*.h)
@@ -94,8 +102,14 @@ $(B)/agent.debug: $(B)/obj/agent/main.o $(B)/libagent.a $(B)/obj/.flags packagin
 
 $(B)/libagent.a: $(call objects,obj)
 $(B)/san/libagent.a: $(call objects,san)
+$(B)/tsan/libagent.a: $(call objects,tsan)
+$(B)/cov/libagent.a: $(call objects,cov)
 $(B)/fuzz/libagent.a: $(call objects,fuzz)
-$(B)/libagent.a $(B)/san/libagent.a $(B)/fuzz/libagent.a:
+$(B)/san/libtest.a: $(patsubst %.c,$(B)/san/%.o,$(TESTLIB_SRC))
+$(B)/tsan/libtest.a: $(patsubst %.c,$(B)/tsan/%.o,$(TESTLIB_SRC))
+$(B)/cov/libtest.a: $(patsubst %.c,$(B)/cov/%.o,$(TESTLIB_SRC))
+$(B)/libagent.a $(foreach f,san tsan cov fuzz,$(B)/$f/libagent.a) \
+$(foreach f,san tsan cov,$(B)/$f/libtest.a):
 	@echo "  AR      $@"
 	@rm -f $@; ar rcs $@ $^
 
@@ -111,7 +125,7 @@ $(B)/$1/gen/%.o: $(B)/gen/%.c $(B)/$1/.flags
 	@mkdir -p $$(@D); echo "  CC $1  $$<"
 	@$$(CC_$1) $$(CFLAGS_$1) -c -o $$@ $$<
 endef
-$(foreach f,obj san clang fuzz,$(eval $(call flavour,$f)))
+$(foreach f,obj san tsan cov clang fuzz,$(eval $(call flavour,$f)))
 
 $(B)/gen/version.c: FORCE
 	@mkdir -p $(@D); new=$$(packaging/gen-version $(VERSION)); \
@@ -137,12 +151,31 @@ unit: $(UNIT_WANTED)
 	@$(if $(T),$(if $(UNIT_WANTED),:,echo "no unit test '$(T)'"; exit 1),:)
 	@$(PYTHON) tests/lib/run_unit.py --results $(B)/results/unit.json --jobs $(JOBS) $^
 
-$(B)/san/libtest.a: $(patsubst %.c,$(B)/san/%.o,$(TESTLIB_SRC))
-	@rm -f $@; ar rcs $@ $^
-
 $(B)/san/unit/%: $(B)/san/tests/unit/%.o $(B)/san/libtest.a $(B)/san/libagent.a
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@$(CC_san) $(SANITIZE) -o $@ $^ -lcmocka $(LIBS_mixed)
+
+# The same programs under ThreadSanitizer: for what runs beside the loop.
+UNIT_TSAN := $(UNIT_WANTED:$(B)/san/%=$(B)/tsan/%)
+.PHONY: unit-tsan
+unit-tsan: $(UNIT_TSAN)
+	@$(PYTHON) tests/lib/run_unit.py --results $(B)/results/tsan.json --jobs $(JOBS) $^
+
+$(B)/tsan/unit/%: $(B)/tsan/tests/unit/%.o $(B)/tsan/libtest.a $(B)/tsan/libagent.a
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@$(CC_tsan) -fsanitize=thread -o $@ $^ -lcmocka $(LIBS_mixed)
+
+# Lines that the unit tests run: make coverage [FILE=common/str.c]
+UNIT_COV := $(UNIT:$(B)/san/%=$(B)/cov/%)
+.PHONY: coverage
+coverage: $(UNIT_COV)
+	@find $(B)/cov -name '*.gcda' -delete
+	@$(PYTHON) tests/lib/run_unit.py --jobs $(JOBS) $^
+	@$(PYTHON) tests/lib/coverage.py $(B)/cov $(if $(FILE),--uncovered $(FILE))
+
+$(B)/cov/unit/%: $(B)/cov/tests/unit/%.o $(B)/cov/libtest.a $(B)/cov/libagent.a
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@$(CC_cov) --coverage -o $@ $^ -lcmocka $(LIBS_mixed)
 
 # ---------------------------------------------------------------- fuzzing
 
@@ -196,13 +229,13 @@ CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JO
 	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
 SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
-STATIC := layers headers symbols style format clang tidy cppcheck shell binary example nss selftest
+STATIC := layers headers symbols style format clang tidy cppcheck shell binary example traps selftest
 
-.PHONY: static check-prepare $(STATIC:%=check-%) check-package check-fresh
+.PHONY: static check-prepare $(STATIC:%=check-%) check-package check-reproducible check-fresh
 static: $(STATIC:%=check-%)
 
 # Everything that the checks run or look at; then they can run side by side.
-check-prepare: all $(CLANG_OBJ) $(UNIT) $(FUZZ)
+check-prepare: all $(if $(wildcard agent/main.c),$(B)/agent.clang) $(UNIT) $(FUZZ)
 
 check-layers:
 	@$(CHECK)/layers.py
@@ -216,8 +249,8 @@ check-format:
 	@bad=; for f in $(ALL_C) $(ALL_H); do \
 		clang-format-14 $$f | cmp -s - $$f || { echo "$$f: layout; run make format"; bad=1; }; \
 	done; test -z "$$bad" && echo "ok   format"
-check-clang: $(CLANG_OBJ)
-	@echo "ok   clang: $(words $^) files without a warning"
+check-clang: $(if $(wildcard agent/main.c),$(B)/agent.clang)
+	@$< version > /dev/null && echo "ok   clang: builds, links and starts"
 check-tidy: $(TIDY)
 	@echo "ok   tidy: $(words $^) files"
 check-cppcheck:
@@ -226,19 +259,25 @@ check-cppcheck:
 check-shell:
 	@shellcheck -x -e SC1091,SC2016 $(SCRIPTS) && echo "ok   shellcheck: $(words $(SCRIPTS)) scripts"
 check-binary: all
-	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py $(B)/agent,echo "no agent/main.c")
-check-nss: all
-	@tests/check/nss.sh $(B)/agent
+	@$(if $(wildcard agent/main.c),$(CHECK)/binary.py --debug $(B)/agent.debug $(B)/agent,echo "no agent/main.c")
+check-traps: all
+	@tests/check/traps.sh $(B)/agent
 check-example: all
 	@$(B)/agent config example | diff -u agent.conf.example - || \
 		{ echo "agent.conf.example is not what the program says: run make example"; exit 1; }
 	@$(B)/agent config check agent.conf.example && echo "ok   example"
 check-package: $(B)/agent
 	@MAKE='$(MAKE)' tests/check/package.sh $(B) $(VERSION)
+check-reproducible:
+	@tests/check/reproducible.sh
 check-fresh:
 	@tests/check/fresh.sh
 check-selftest:
 	@$(CHECK)/selftest.py
+
+$(B)/agent.clang: $(CLANG_OBJ) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o
+	@echo "  LINK    $@"
+	@packaging/link --werror $(CC_clang) $(LDFLAGS_static) -o $@ $^ $(LIBS)
 
 # One file at a time, again only when the file or a header of it changed.
 $(B)/tidy/%.ok: %.c $(B)/clang/%.o .clang-tidy tests/check/model.h

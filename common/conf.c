@@ -144,7 +144,7 @@ static int parse_number(const struct conf_key *k, struct str value, uint64_t *re
     if (r != 0) {
         return r;
     }
-    if ((v < k->min || v > k->max) && !(v == 0 && k->zero != NULL)) {
+    if (v < k->min || v > k->max) {
         return -ERANGE;
     }
     *ret = v;

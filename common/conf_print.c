@@ -148,16 +148,17 @@ static void put_comment(struct buf *out, const char *text)
 
 static void put_key(struct buf *out, const struct conf_key *k)
 {
+    bool empty = k->def == NULL || k->def[0] == '\0';
+
     put_comment(out, k->help);
     buf_adds(out, "# Takes: ");
     conf_allowed(k, out);
-    buf_addf(out, ". Default: %s.%s\n",
-             k->def == NULL      ? "none, it must be given"
-             : k->def[0] != '\0' ? k->def
-                                 : "not set",
-             k->reloadable ? " SIGHUP applies it." : "");
-    buf_addf(out, "#%s =%s%s\n", k->key, k->def != NULL && k->def[0] != '\0' ? " " : "",
-             k->def != NULL ? k->def : "");
+    buf_addf(out, ".\n# Default: %s.%s\n",
+             k->def == NULL ? "none, it must be given"
+             : empty        ? "not set"
+                            : k->def,
+             k->reloadable ? " SIGHUP applies a change." : "");
+    buf_addf(out, "#%s =%s%s\n", k->key, empty ? "" : " ", empty ? "" : k->def);
 }
 
 void conf_example(const struct conf_table *t, struct buf *out)

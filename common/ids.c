@@ -35,7 +35,7 @@ struct ulid ulid_next(struct ulid_gen *g, uint64_t now_ms, uint64_t entropy)
     } else {
         g->last_tail++;
     }
-    struct ulid id;
+    struct ulid id = { { 0 } };
     put_be(id.b, g->last_ms, 6);
     put_be(id.b + 6, g->node, 4);
     put_be(id.b + 10, g->last_tail, 6);
@@ -218,7 +218,7 @@ static bool take_offset(struct str *s, int64_t *ret_s)
         !take_digits(s, 2, &m) || h > 23 || m > 59) {
         return false;
     }
-    *ret_s = (int64_t)(h * 3600 + m * 60);
+    *ret_s = (int64_t)h * 3600 + (int64_t)m * 60;
     if (minus) {
         *ret_s = -*ret_s;
     }

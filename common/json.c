@@ -292,7 +292,6 @@ static int on_key(void *ctx, const unsigned char *s, size_t n)
     if (!doc_str(p, s, n, &p->key)) {
         return json_no_memory(p);
     }
-    p->token_end = yajl_get_bytes_consumed(p->yajl);
     if (object->count < JSON_KEYS_LINEAR) {
         JSON_EACH (member, object) {
             if (str_eq(member->key, p->key)) {
@@ -300,6 +299,7 @@ static int on_key(void *ctx, const unsigned char *s, size_t n)
             }
         }
     }
+    p->token_end = yajl_get_bytes_consumed(p->yajl);
     return 1;
 }
 

@@ -10,9 +10,11 @@
 #define HOURS(n) (UINT64_C(n) * 3600000)
 #define DAYS(n) (UINT64_C(n) * 86400000)
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): names of members */
 #define AT(section_, member_) \
     .section = #section_, .offset = offsetof(struct settings, section_.member_), \
     .size = sizeof(((struct settings *)NULL)->section_.member_)
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 /* The values of the enums in settings.h, and of log.h's. */
 static const char *const networks[] = { "none", "host", NULL };

@@ -168,7 +168,11 @@ int str_i64(struct str s, int64_t *ret)
 {
     bool minus = s.n != 0 && s.p[0] == '-';
     uint64_t v;
-    int r = str_u64(str_slice(s, minus ? 1 : 0, SIZE_MAX), &v);
+    if (minus) {
+        s.p++;
+        s.n--;
+    }
+    int r = str_u64(s, &v);
     if (r != 0) {
         return r;
     }
@@ -389,7 +393,7 @@ int str_unhex(struct str s, void *dst, size_t n)
         }
     }
     for (size_t i = 0; i < n; i++) {
-        out[i] = (uint8_t)(hex_digit(s.p[2 * i]) << 4 | hex_digit(s.p[2 * i + 1]));
+        out[i] = (uint8_t)(hex_digit(s.p[2 * i]) * 16 + hex_digit(s.p[2 * i + 1]));
     }
     return 0;
 }

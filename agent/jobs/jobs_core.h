@@ -29,8 +29,8 @@
  *
  * Order. Jobs take turns: each has a share of 1 + priority (of its first waiting run) of all
  * starts; one-offs are one job together. Inside a job: the higher priority first, then the older
- * run. A run without room does not hold up smaller ones, until it was passed over JOB_PASSED_MAX
- * times.
+ * run. A run without room does not hold up other jobs, until it was passed over JOB_PASSED_MAX
+ * times: what becomes free is then kept for it. CAPACITY is what makes the queue try again.
  *
  * Start. All unfinished runs of the store come as RECOVER; then what the launcher knows, as STARTED
  * and ENDED; then RECOVERED. Until then nothing is placed; afterwards a run that was placed or
@@ -92,7 +92,7 @@ enum job_event_type {
 
 /* What an attempt came to. */
 struct job_result {
-    enum run_reason reason; /* not NONE */
+    enum run_reason reason; /* not NONE. CANCELLED: it ended because of STOP */
     int exit_code;          /* -1: none */
     int signal;             /* 0: none */
     bool output_truncated;
@@ -177,8 +177,7 @@ struct job_counts {
     size_t running;    /* started */
     size_t placing;    /* PLACE not answered yet */
     size_t storing;    /* accepted by us, not durable yet */
-    int64_t oldest_us; /* created_us of the run that waits longest; 0: none waits. At most one
-                          second old */
+    int64_t oldest_us; /* queued_us of the oldest among the jobs' first runs; 0: none waits */
 };
 void job_core_counts(const struct job_core *c, struct job_counts *ret);
 

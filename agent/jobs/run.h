@@ -212,7 +212,8 @@ int run_from_json(const struct json *v, struct run *ret, struct err *e);
 /* As run_to_json(), with the members that only the store and other nodes need ("policy", …). */
 void run_to_record(struct json_w *w, const struct run *r);
 
-/* Sets a text member; cut at a whole UTF-8 character when it is too long. */
+/* Sets a text member: cut at a whole character when it is too long; when it is not UTF-8 without
+ * NUL, the bytes in question become '?'. */
 void run_set_text(char *dst, size_t cap, struct str s);
 
 #endif

@@ -1,11 +1,11 @@
 /*
- * node - one machine of the cluster: joins the cores (jobs, routing) with the store, the images and the
- * sandbox. This header is what api/ sees of it.
+ * node - one machine of the cluster: joins the cores (jobs, routing) with the store, the images and
+ * the sandbox. This header is what api/ sees of it.
  *
- * node.c is pure glue between the cores; uv_node.c runs its effects on the loop. All calls are for the
- * loop's thread. Answers come through callbacks, later, from the loop, never inside the call; a caller
- * that goes away before its answer gives up with node_forget(arg), after which nothing is called with
- * that arg. Pointers in answers are valid during the callback.
+ * node.c is pure glue between the cores; uv_node.c runs its effects on the loop. All calls are for
+ * the loop's thread. Answers come through callbacks, later, from the loop, never inside the call; a
+ * caller that goes away before its answer gives up with node_forget(arg), after which nothing is
+ * called with that arg. Pointers in answers are valid during the callback.
  */
 #ifndef AGENT_NODE_NODE_H
 #define AGENT_NODE_NODE_H
@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "agent/jobs/jobs.h"
+#include "agent/sandbox/sandbox.h"
 #include "common/buf.h"
 #include "common/err.h"
 #include "common/ids.h"
@@ -24,25 +25,26 @@
 struct node;
 struct image_store;
 
-/* What went wrong, with a stable name for clients (node_code_name) and the HTTP status that says it. */
+/* What went wrong, with a stable name for clients (node_code_name) and the HTTP status that says
+ * it. */
 enum node_code {
     NODE_OK,
-    NODE_BAD_JSON,           /* 400: detail has line and column */
-    NODE_INVALID_DOCUMENT,   /* 422: problems names each field */
-    NODE_UNKNOWN_JOB,        /* 404 */
-    NODE_UNKNOWN_RUN,        /* 404 */
-    NODE_UNKNOWN_IMAGE,      /* 422 */
-    NODE_PRECONDITION,       /* 412: If-Match */
-    NODE_KEY_REUSED,         /* 422: Idempotency-Key with another body */
-    NODE_KEY_IN_FLIGHT,      /* 409 */
-    NODE_QUEUE_FULL,         /* 503 + Retry-After */
-    NODE_NO_MATCH,           /* 422: no node can ever run this */
-    NODE_DISK_FULL,          /* 507 */
-    NODE_DRAINING,           /* 503 + Retry-After */
-    NODE_CONFLICT,           /* 409: the run's state does not allow it */
-    NODE_STARTING,           /* 503 + Retry-After: not ready yet */
-    NODE_FORBIDDEN,          /* 403: switched off by configuration */
-    NODE_INTERNAL,           /* 500 */
+    NODE_BAD_JSON,         /* 400: detail has line and column */
+    NODE_INVALID_DOCUMENT, /* 422: problems names each field */
+    NODE_UNKNOWN_JOB,      /* 404 */
+    NODE_UNKNOWN_RUN,      /* 404 */
+    NODE_UNKNOWN_IMAGE,    /* 422 */
+    NODE_PRECONDITION,     /* 412: If-Match */
+    NODE_KEY_REUSED,       /* 422: Idempotency-Key with another body */
+    NODE_KEY_IN_FLIGHT,    /* 409 */
+    NODE_QUEUE_FULL,       /* 503 + Retry-After */
+    NODE_NO_MATCH,         /* 422: no node can ever run this */
+    NODE_DISK_FULL,        /* 507 */
+    NODE_DRAINING,         /* 503 + Retry-After */
+    NODE_CONFLICT,         /* 409: the run's state does not allow it */
+    NODE_STARTING,         /* 503 + Retry-After: not ready yet */
+    NODE_FORBIDDEN,        /* 403: switched off by configuration */
+    NODE_INTERNAL,         /* 500 */
 };
 
 struct node_error {
@@ -77,19 +79,19 @@ void node_job_list(struct node *n, struct str after, size_t limit, node_jobs_fn 
 struct node_submit {
     struct str job;      /* a registered job's name, or empty: a one-off */
     struct str document; /* one-off: its JSON text. Registered: overrides, may be empty */
-    /* The payload as the API stored it: a file in spool/ (name without '/'); empty: none. The node takes
-     * the file over: it is renamed or removed in every case. */
+    /* The payload as the API stored it: a file in spool/ (name without '/'); empty: none. The node
+     * takes the file over: it is renamed or removed in every case. */
     struct str spool_name;
     uint64_t payload_bytes;
     struct str idempotency_key; /* may be empty */
-    uint8_t request_hash[32];   /* SHA-256 over method, target and body: tells a repeated request from
-                                   another one with the same key */
+    uint8_t request_hash[32]; /* SHA-256 over method, target and body: tells a repeated request from
+                                 another one with the same key */
 };
 
 /* run is NULL when error is not NULL. replayed: the key was known, this is the run of then. */
 typedef void node_run_fn(void *arg, const struct node_error *error, const struct run *run,
                          bool replayed);
-/* Answers when the run is durable. */
+/* Answers when the run is durable. What *submit points at is copied before this returns. */
 void node_submit(struct node *n, const struct node_submit *submit, node_run_fn *fn, void *arg);
 void node_run_get(struct node *n, struct ulid id, node_run_fn *fn, void *arg);
 /* Answers with the run as it is after the request; a run that has ended: NODE_CONFLICT. */
@@ -98,18 +100,19 @@ void node_run_cancel(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
 void node_run_retry(struct node *n, struct ulid id, node_run_fn *fn, void *arg);
 
 struct node_run_filter {
-    struct str job;       /* empty: any */
-    uint32_t states;      /* BIT(RUN_…) or 0: any */
-    struct ulid after;    /* only older ones; zero: from the newest */
-    size_t limit;         /* 1 to 1,000 */
+    struct str job;    /* empty: any */
+    uint32_t states;   /* BIT(RUN_…) or 0: any */
+    struct ulid after; /* only older ones; zero: from the newest */
+    size_t limit;      /* 1 to 1,000 */
 };
 typedef void node_runs_fn(void *arg, const struct node_error *error, const struct run *runs,
                           size_t runs_len, bool more);
 void node_run_list(struct node *n, const struct node_run_filter *filter, node_runs_fn *fn,
                    void *arg);
 
-/* Every state change of one run (or of all: id NULL) from now on, as it happens. The watch lives until
- * node_unwatch(), which may be called from the callback. At most 65,536 watches: NULL beyond. */
+/* Every state change of one run (or of all: id NULL) from now on, as it happens. The watch lives
+ * until node_unwatch(), which may be called from the callback. At most 65,536 watches: NULL beyond.
+ */
 struct node_watch;
 typedef void node_watch_fn(void *arg, const struct run *run);
 struct node_watch *node_run_watch(struct node *n, const struct ulid *id, node_watch_fn *fn,
@@ -128,8 +131,8 @@ int node_spool_dirfd(const struct node *n);
 
 /* -- the node itself -- */
 
-void node_self_json(struct node *n, struct json_w *w);           /* Node */
-void node_status(struct node *n, node_text_fn *fn, void *arg);   /* Status */
+void node_self_json(struct node *n, struct json_w *w);         /* Node */
+void node_status(struct node *n, node_text_fn *fn, void *arg); /* Status */
 /* Prometheus text. The API appends its own families. */
 void node_metrics(struct node *n, struct buf *out);
 bool node_is_self(const struct node *n, struct str name);
@@ -138,24 +141,26 @@ bool node_is_ready(const struct node *n);
 bool node_is_draining(const struct node *n);
 /* No new runs are taken; waiting ones stay in the store, running ones go on. */
 void node_set_draining(struct node *n, bool draining);
-/* May a payload of this size be taken (disk, queue, draining)? Asked before a body is read. NODE_OK or
- * the reason in *ret (may be NULL). */
+/* May a payload of this size be taken (disk, queue, draining)? Asked before a body is read. NODE_OK
+ * or the reason in *ret (may be NULL). */
 enum node_code node_admits(struct node *n, uint64_t payload_bytes, struct node_error *ret);
 
 /* -- images (the management side; /v2 is the registry's own) -- */
 
-/* The documents of GET /v1/images, DELETE /v1/images/{name} and POST /v1/images/prune. An empty tag:
- * the whole repository. NODE_UNKNOWN_IMAGE when there is none. */
+/* The documents of GET /v1/images, DELETE /v1/images/{name} and POST /v1/images/prune ({"images",
+ * "blobs","bytes"}: what went). reference: a tag or a digest; empty: the whole repository.
+ * NODE_UNKNOWN_IMAGE when there is none. */
 void node_image_list(struct node *n, node_text_fn *fn, void *arg);
-void node_image_delete(struct node *n, struct str repository, struct str tag, node_text_fn *fn,
-                       void *arg);
+void node_image_delete(struct node *n, struct str repository, struct str reference,
+                       node_text_fn *fn, void *arg);
 void node_image_prune(struct node *n, node_text_fn *fn, void *arg);
 
 struct loop *node_loop(struct node *n);
 const struct settings *node_settings(const struct node *n);
 struct image_store *node_images(struct node *n);
 
-/* The caller behind arg is gone: none of its callbacks is called any more. Cheap when there is none. */
+/* The caller behind arg is gone: none of its callbacks is called any more. Cheap when there is
+ * none. */
 void node_forget(struct node *n, void *arg);
 
 #endif

@@ -147,8 +147,7 @@ static bool before(const struct route_candidate *a, uint64_t sa, const struct ro
 }
 
 void route_decide(const struct route_request *req, const struct route_candidate *candidates,
-                  size_t candidates_len, struct route_verdict *verdicts,
-                  struct route_decision *ret)
+                  size_t candidates_len, struct route_verdict *verdicts, struct route_decision *ret)
 {
     struct route_decision d = { .chosen = -1, .basis = ROUTE_BASIS_NONE };
     ptrdiff_t local = -1;

@@ -1,11 +1,11 @@
 /*
  * routing - which node should run this run, and why.
  *
- * Pure. The caller describes the request and every node that gossip calls alive; the decision comes with
- * a verdict for each candidate, so that `agent explain` shows what was really decided. Hard filters come
- * first (draining, requirements, sizes that can never fit), then room, then the score: the least expected
- * wait, warm images before cold ones, the local node within 2 % (specs: "within 2 % of local, run
- * locally"). The learned cost joins the score through route_candidate.run_us.
+ * Pure. The caller describes the request and every node that gossip calls alive; the decision comes
+ * with a verdict for each candidate, so that `agent explain` shows what was really decided. Hard
+ * filters come first (draining, requirements, sizes that can never fit), then room, then the score:
+ * the least expected wait, warm images before cold ones, the local node within 2 % (specs: "within
+ * 2 % of local, run locally"). The learned cost joins the score through route_candidate.run_us.
  *
  * A requirement is a string of a job document:
  *   NAME          the fact is there ("cpu-cpuid.AESNI")
@@ -57,10 +57,10 @@ struct route_request {
 };
 
 enum route_verdict_kind {
-    ROUTE_FIT,           /* could take it now */
-    ROUTE_BUSY,          /* could take it later */
-    ROUTE_DRAINING,      /* takes nothing new */
-    ROUTE_REQUIREMENT,   /* a requirement does not hold */
+    ROUTE_FIT,             /* could take it now */
+    ROUTE_BUSY,            /* could take it later */
+    ROUTE_DRAINING,        /* takes nothing new */
+    ROUTE_REQUIREMENT,     /* a requirement does not hold */
     ROUTE_TOO_MUCH_MEMORY, /* more than the whole node has */
     ROUTE_TOO_MANY_CPUS,
 };
@@ -84,7 +84,8 @@ struct route_decision {
     enum route_basis basis;
 };
 
-/* 0, or -EINVAL with a sentence: checks the form of one requirement, as a job document is applied. */
+/* 0, or -EINVAL with a sentence: checks the form of one requirement, as a job document is applied.
+ */
 int route_require_check(struct str require, struct err *e);
 /* Does it hold for these facts? A malformed one never holds. */
 bool route_require_holds(struct str require, const struct route_fact *facts, size_t facts_len);

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/insist.h"
 #include "common/mem.h"
 #include "common/sys/sys_fd.h"
 #include "common/sys/sys_file.h"
@@ -176,6 +177,7 @@ static int empty_files(const struct tree *t, char ret_sub[NAME_MAX + 1])
 /* Leaves the innermost directory, which is empty, and removes it from the one above. */
 static int tree_pop(struct tree *t)
 {
+    INSIST(t->depth >= 2 && t->levels != NULL);
     const struct level *inner = &t->levels[t->depth - 1];
     const struct level *outer = &t->levels[t->depth - 2];
     struct stat st;
@@ -205,7 +207,7 @@ static int tree_run(struct tree *t)
 {
     size_t rounds = 0;
     for (;;) {
-        char sub[NAME_MAX + 1];
+        char sub[NAME_MAX + 1] = "";
         int r = empty_files(t, sub);
         if (r != 0) {
             return r;

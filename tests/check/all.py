@@ -17,9 +17,8 @@ import xml.etree.ElementTree
 # (name, make target, results file or None)
 STATIC = [(n, "check-" + n, None) for n in (
     "cppcheck", "headers", "symbols", "selftest", "style", "layers", "format", "shell", "binary",
-    "example", "nss")]
+    "example", "traps")]
 SIDE_BY_SIDE = [
-    ("tidy", "check-tidy", None),
     ("unit", "unit", "unit.json"),
     ("fuzz", "fuzz-smoke", "fuzz.json"),
     ("vm", "check-vm", "vm.json"),
@@ -32,7 +31,9 @@ ALONE = [
     ("package", "check-package", None),
 ]
 LONG = [
+    ("tsan", "unit-tsan", "tsan.json"),
     ("fuzz-long", "fuzz-long", "fuzz-long.json"),
+    ("reproducible", "check-reproducible", None),
     ("fresh", "check-fresh", None),
 ]
 
@@ -83,7 +84,7 @@ class Runner:
         total = [sum(counts[i] for _, _, counts, _ in self.rows) for i in range(3)]
         print("\nstep        seconds  passed  failed  skipped")
         for name, secs, counts, _ in self.rows:
-            print(f"{name:<10} {secs:8.1f} {counts[0]:7} {counts[1]:7} {counts[2]:8}")
+            print(f"{name:<12} {secs:6.1f} {counts[0]:7} {counts[1]:7} {counts[2]:8}")
         line = f"{total[0]} passed, {total[1]} failed, {total[2]} skipped"
         with open(os.path.join(self.args.build, "results", "total"), "w", encoding="utf-8") as f:
             f.write(line + "\n")
@@ -105,6 +106,8 @@ def main():
     started = time.monotonic()
     runner = Runner(args)
     built = runner.step("build", "check-prepare", None, [f"-j{args.jobs}", "-k", "-Otarget"])
+    # The longest one is spread over the cores by make itself.
+    runner.step("tidy", "check-tidy", None, [f"-j{args.jobs}", "-k", "-Otarget"])
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda s: runner.step(*s), SIDE_BY_SIDE if built else STATIC))
     if built:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 SIZE_MAX = 9 * 1024 * 1024
+# libxml2, ICU, ACLs, archive writers (specs: only the reader of libarchive is linked).
+UNWANTED = r"^(xmlInitParser|u_init\w*|acl_set_file|archive_write_(new|open\w*|set_format_\w+))\b"
 
 
 def readelf(option, path):
@@ -46,12 +48,22 @@ def problems_of(path, size_max):
         yield f"has {size} bytes, more than {size_max}"
 
 
+def unwanted(path):
+    """Names in the unstripped binary of libraries that only a mistake in linking brings in."""
+    names = subprocess.run(["nm", "-P", path], capture_output=True, text=True, check=True).stdout
+    found = {m.group(0) for m in re.finditer(UNWANTED, names, re.M)}
+    return [f"holds {name}" for name in sorted(found)[:5]]
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--size-max", type=int, default=SIZE_MAX)
+    ap.add_argument("--debug", help="the same binary with its symbols")
     ap.add_argument("binary")
     args = ap.parse_args()
     problems = list(problems_of(args.binary, args.size_max))
+    if args.debug:
+        problems += unwanted(args.debug)
     for p in problems:
         print(f"{args.binary}: {p}")
     if problems:

@@ -11,7 +11,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 COMMON = os.path.join(HERE, "..", "..", "common", "banned.h")
 
 HEADER = "#ifndef %s_H\n#define %s_H\n%s\n#endif\n"
-SHORT = "int main(int argc, char **argv)\n{\n    (void)argv;\n    return argc;\n}\n"
+SHORT = "#ifdef UNWANTED\nvoid xmlInitParser(void)\n{\n}\n#endif\n" \
+    "int main(int argc, char **argv)\n{\n    (void)argv;\n    return argc;\n}\n"
 
 
 def header(guard, body=""):
@@ -52,6 +53,10 @@ BAD = [
     ("a pure file takes a shell header", "layers",
      {"common/sys/sys_x.h": header("S"), "agent/jobs/x.c": '#include "common/sys/sys_x.h"\n'},
      "the shell header"),
+    ("a pure file takes a header that takes a shell header", "layers",
+     {"common/sys/sys_x.h": header("S"), "agent/jobs/y.h": header(
+         "Y", '#include "common/sys/sys_x.h"'),
+      "agent/jobs/x.c": '#include "agent/jobs/y.h"\n'}, "the shell header"),
     ("a sys file takes uv.h", "layers", {"agent/jobs/sys_x.c": "#include <uv.h>\n"},
      "only uv_* files"),
     ("an include that is not from the root", "layers", {"agent/jobs/x.c": '#include "jobs.h"\n'},
@@ -119,6 +124,7 @@ BINARY = [
     ("an executable stack", STATIC_PIE + ["-Wl,-z,execstack"], "executable stack"),
     ("a segment to write and run", STATIC_PIE + ["patch"], "writable and executable"),
     ("symbols left", STATIC_PIE[:-1], "not stripped"),
+    ("a library nobody wants", STATIC_PIE + ["-DUNWANTED"], "holds xmlInitParser"),
 ]
 
 
@@ -190,12 +196,14 @@ def judge_binary(name, flags, wanted):
         write(root, {"x.c": SHORT})
         out = os.path.join(root, "x")
         given = [x for x in flags if x != "patch"]
-        subprocess.run(["gcc", "-O2", *given, "-o", out, os.path.join(root, "x.c")], check=True,
+        cmd = ["gcc", "-O2", *given, os.path.join(root, "x.c"), "-o"]
+        subprocess.run([*cmd, out], check=True, capture_output=True)
+        subprocess.run([x for x in cmd if x != "-s"] + [out + ".debug"], check=True,
                        capture_output=True)
         if "patch" in flags:
             all_segments_rwx(out)
-        p = subprocess.run([sys.executable, os.path.join(HERE, "binary.py"), out],
-                           capture_output=True, text=True)
+        p = subprocess.run([sys.executable, os.path.join(HERE, "binary.py"), "--debug",
+                            out + ".debug", out], capture_output=True, text=True)
     if (p.returncode == 0) != (wanted is None) or (wanted or "") not in p.stdout:
         return [f"binary, {name}: exit {p.returncode} and not '{wanted}':\n{p.stdout}{p.stderr}"]
     return []

@@ -66,7 +66,7 @@ def prefixes(source):
     mine = rules.folder(source)
     stem = os.path.splitext(os.path.basename(source))[0]
     if source.startswith("common/sys/"):
-        return ["sys_"]
+        return ["sys_", "fd_"]
     if source.startswith("common/loop/"):
         stem = stem[len("uv_"):] if stem.startswith("uv_") else stem
         return ["loop_", stem + "_", stem.split("_")[0] + "_"]

@@ -17,6 +17,7 @@ def run(program, timeout):
     env = dict(os.environ)
     env.setdefault("ASAN_OPTIONS",
                    "detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1")
+    env.setdefault("TSAN_OPTIONS", "allocator_may_return_null=1:halt_on_error=1")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
     start = time.monotonic()
     try:

@@ -602,7 +602,8 @@ static void test_refusals(void **state)
           "400" },
         { "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 1\r\n\r\nx", "400" },
         { "GET / HTTP/9.9\r\nHost: a\r\n\r\n", "505" },
-        { "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n",
+        { "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n"
+          "0\r\n\r\n",
           "400" },
     };
     struct world w;

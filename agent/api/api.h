@@ -1,0 +1,31 @@
+/*
+ * api - the HTTP interface of a node: /v1, health, metrics, the dashboard, and the door to /v2.
+ *
+ * It owns the HTTP server on one listening socket, checks who asks (Host, Origin), finds the route
+ * (api_routes), translates between HTTP and node.h, and streams: payloads into spool/, outputs and
+ * logs out of runs/. It keeps no state that outlives a request.
+ */
+#ifndef AGENT_API_API_H
+#define AGENT_API_API_H
+
+#include "agent/node/node.h"
+#include "common/err.h"
+#include "common/loop/http_server.h"
+
+struct api;
+
+struct api_options {
+    struct node *node; /* outlives the api */
+    int listen_fd;     /* taken over in every case */
+    /* Serves /v2/…: owns the request from then on. NULL: 404. */
+    void (*registry)(void *arg, struct http_req *req);
+    void *registry_arg;
+};
+
+/* Limits and names come from the node's settings. 0, -ENOMEM, or libuv's error. */
+int api_start(const struct api_options *opt, struct api **ret, struct err *e);
+/* Accepts nothing more, lets what is open end for grace_ms, then closes it. on_closed fires last,
+ * from the loop; the api is gone then. Follows, waits and event streams end at once. */
+void api_close(struct api *a, unsigned grace_ms, void (*on_closed)(void *arg), void *arg);
+
+#endif

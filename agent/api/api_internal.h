@@ -1,0 +1,139 @@
+/*
+ * api_internal - what the uv_ files of agent/api share.
+ *
+ * A struct api_call is one request on its way. It is the `arg` of every callback of node.h: when
+ * the client goes away the call forgets the node's answers (node_forget), its watch and its
+ * deadline, lets on_gone release what the operation holds, and is freed. Work in the thread pool
+ * never points at a call.
+ */
+#ifndef AGENT_API_INTERNAL_H
+#define AGENT_API_INTERNAL_H
+
+#include "agent/api/api.h"
+#include "agent/api/api_request.h"
+#include "common/heap.h"
+#include "common/json.h"
+#include "common/list.h"
+
+enum {
+    API_DEADLINES_MAX = 65536,
+    API_EVENT_CLIENTS_MAX = 256,
+    API_FOLLOWERS_MAX = 1024,
+    API_REQUEST_ID_CAP = 129,
+    API_JSON_MAX = 64 * 1024 * 1024, /* one answer: a page of 1,000 runs is about 2 MiB */
+    API_POLL_MS = 60,
+    API_HEARTBEAT_MS = 15000,
+};
+
+struct api {
+    struct loop_owner owner;
+    struct loop *loop;
+    struct node *node;
+    struct http_server *server;
+    struct api_options opt;
+    struct api_hosts hosts;
+    struct list calls;
+    struct heap deadlines;
+    struct loop_timer timer;
+    unsigned event_clients;
+    unsigned followers;
+    uint64_t spool_next;
+    char spool_salt[17];
+    char server_name[64];
+    void (*on_closed)(void *arg);
+    void *closed_arg;
+    bool closing;
+};
+
+struct api_call {
+    struct api *api;
+    struct http_req *req;
+    const struct http1_head *head;
+    const struct api_route *route;
+    struct list link;
+    struct heap_node due;
+    void (*on_due)(struct api_call *c);
+    struct node_watch *watch;
+    void *state;                         /* the operation's own */
+    void (*on_gone)(struct api_call *c); /* the request is over: release state */
+    void (*on_stop)(struct api_call *c); /* the server stops: answer now */
+    char param[API_PARAM_CAP];           /* the path's parameter, decoded */
+    char request_id[API_REQUEST_ID_CAP];
+};
+
+/* -- uv_api.c: answers and deadlines -- */
+
+/* Sends and releases body; a body that found no memory becomes a 500. */
+void api_send_json(struct api_call *c, int status, struct buf *body);
+void api_send_text(struct api_call *c, int status, const char *type, struct str text);
+/* The headers that every answer has. api_send_… and api_fail… add them; streams do it themselves.
+ */
+void api_headers(struct api_call *c);
+void api_fail(struct api_call *c, int status, const char *code, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+void api_fail_node(struct api_call *c, const struct node_error *error);
+/* Calls fn once, after ms; a second call replaces the first. When there are too many the call is
+ * answered with 503 and false comes back. */
+bool api_due_set(struct api_call *c, uint64_t ms, void (*fn)(struct api_call *c));
+void api_due_clear(struct api_call *c);
+/* The path's parameter as a run id; false: answered with 404. */
+bool api_param_run(struct api_call *c, struct ulid *ret);
+/* Unknown query parameters are answered with 400 and false. */
+bool api_query_known(struct api_call *c, const char *const *names);
+/* The body of a JSON document: checks the type, reads, hands over. Errors are answered. */
+void api_read_json(struct api_call *c,
+                   void (*on_body)(void *arg, struct http_req *req, int status, struct str body));
+/* The status of on_body: true when it is 0, else answered. */
+bool api_body_ok(struct api_call *c, int status, uint64_t max);
+/* The run in JSON, 64 KiB or less. */
+void api_send_run(struct api_call *c, int status, const struct run *run);
+/* node_run_fn that answers 200 with the run. */
+void api_answer_run(void *arg, const struct node_error *error, const struct run *run,
+                    bool replayed);
+/* node_text_fn that answers 200 with the text. */
+void api_answer_text(void *arg, const struct node_error *error, struct str text);
+
+/* -- operations, by enum api_op -- */
+
+typedef void api_op_fn(struct api_call *c);
+/* uv_api_node.c */
+api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi, api_status;
+api_op_fn api_node_list, api_node_get, api_node_drain;
+api_op_fn api_image_list, api_image_delete, api_image_prune;
+/* uv_api_jobs.c */
+api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;
+/* uv_api_runs.c */
+api_op_fn api_run_list, api_run_get, api_run_samples, api_run_placement;
+api_op_fn api_run_cancel, api_run_retry, api_events;
+/* uv_api_submit.c */
+api_op_fn api_job_submit, api_run_submit;
+/* uv_api_output.c */
+api_op_fn api_run_output, api_run_logs;
+
+/* -- uv_api_spool.c: a payload on its way into spool/ -- */
+
+struct digest_ctx;
+/* Method and target: the first part of what tells a repeated request from another one. */
+void api_request_hash(struct digest_ctx *hash, const struct http1_head *head);
+
+struct api_spool;
+struct api_spool_events {
+    void (*on_room)(void *arg); /* after a write that answered false */
+    /* Once: 0 after api_spool_end (durable), -Exxx at any time. */
+    void (*on_done)(void *arg, int rc);
+};
+/* Hashes method, target and body as they come; the file is made with the first bytes. NULL: no
+ * memory. */
+struct api_spool *api_spool_new(struct api *a, const struct http1_head *head,
+                                const struct api_spool_events *events, void *arg);
+/* Copies. False: write no more until on_room (or on_done, when it failed). */
+bool api_spool_write(struct api_spool *s, struct str data);
+void api_spool_end(struct api_spool *s);
+uint64_t api_spool_bytes(const struct api_spool *s);
+/* After on_done(0): the file's name in spool/, "" when the body was empty. It is the caller's from
+ * then on. */
+const char *api_spool_take(struct api_spool *s, uint8_t ret_hash[32]);
+/* No more events; removes the file unless it was taken. NULL is fine. */
+void api_spool_drop(struct api_spool *s);
+
+#endif

@@ -1,0 +1,135 @@
+/* The routes of /v1 and around it: the one list. openapi.json describes exactly these. */
+#include "agent/api/api_request.h"
+#include "common/insist.h"
+
+const struct api_route api_routes[] = {
+    { "GET", "/", API_DASHBOARD, "The dashboard" },
+    { "GET", "/ui/{file}", API_DASHBOARD, "A file of the dashboard" },
+    { "GET", "/healthz", API_HEALTH, "Is the process alive?" },
+    { "GET", "/readyz", API_READY, "Can runs be taken?" },
+    { "GET", "/metrics", API_METRICS, "Prometheus metrics" },
+    { "GET", "/openapi.json", API_OPENAPI, "This description" },
+    { "GET", "/v1/status", API_STATUS, "The cluster at a glance" },
+    { "GET", "/v1/events", API_EVENTS, "State changes of runs as server-sent events" },
+    { "GET", "/v1/jobs", API_JOB_LIST, "List jobs" },
+    { "GET", "/v1/jobs/{job}", API_JOB_GET, "Read a job" },
+    { "PUT", "/v1/jobs/{job}", API_JOB_PUT, "Create or change a job" },
+    { "DELETE", "/v1/jobs/{job}", API_JOB_DELETE, "Delete a job" },
+    { "POST", "/v1/jobs/{job}/runs", API_JOB_SUBMIT, "Trigger a run of a job" },
+    { "GET", "/v1/runs", API_RUN_LIST, "List runs, the newest first" },
+    { "POST", "/v1/runs", API_RUN_SUBMIT, "Run an image once" },
+    { "GET", "/v1/runs/{id}", API_RUN_GET, "Read a run's record" },
+    { "GET", "/v1/runs/{id}/output", API_RUN_OUTPUT, "A run's standard output" },
+    { "GET", "/v1/runs/{id}/logs", API_RUN_LOGS, "A run's log" },
+    { "GET", "/v1/runs/{id}/samples", API_RUN_SAMPLES, "A run's resources over time" },
+    { "GET", "/v1/runs/{id}/placement", API_RUN_PLACEMENT, "Why a run went where it went" },
+    { "POST", "/v1/runs/{id}/cancel", API_RUN_CANCEL, "Cancel a run" },
+    { "POST", "/v1/runs/{id}/retry", API_RUN_RETRY, "Run a failed run again" },
+    { "GET", "/v1/nodes", API_NODE_LIST, "List nodes" },
+    { "GET", "/v1/nodes/{node}", API_NODE_GET, "Read a node's facts" },
+    { "POST", "/v1/nodes/{node}/drain", API_NODE_DRAIN, "Stop (or resume) taking runs" },
+    { "GET", "/v1/images", API_IMAGE_LIST, "List images" },
+    { "POST", "/v1/images/prune", API_IMAGE_PRUNE, "Remove what no tag and no job needs" },
+    { "DELETE", "/v1/images/{name...}", API_IMAGE_DELETE, "Delete an image's tag, or all of them" },
+};
+const size_t api_routes_len = ARRAY_LEN(api_routes);
+
+/* The next segment of a path that begins with '/'. */
+static bool segment_next(struct str *rest, struct str *ret)
+{
+    if (rest->n == 0) {
+        return false;
+    }
+    struct str s = str_slice(*rest, 1, rest->n - 1);
+    ptrdiff_t slash = str_find(s, '/');
+    *ret = slash < 0 ? s : str_slice(s, 0, (size_t)slash);
+    *rest = str_slice(s, ret->n, s.n - ret->n);
+    return true;
+}
+
+/* Does the path fit the pattern? *ret_param is the encoded text of its parameter. */
+static bool pattern_fits(const char *pattern, struct str path, struct str *ret_param)
+{
+    struct str want = str_of(pattern);
+    struct str have = path;
+    struct str w;
+    struct str h;
+    *ret_param = (struct str){ NULL, 0 };
+    while (segment_next(&want, &w)) {
+        if (str_ends(w, "...}")) {
+            *ret_param = have.n > 0 ? str_slice(have, 1, have.n - 1) : have;
+            return ret_param->n > 0;
+        }
+        if (!segment_next(&have, &h)) {
+            return false;
+        }
+        if (str_starts(w, "{")) {
+            *ret_param = h;
+            if (h.n == 0) {
+                return false;
+            }
+        } else if (!str_eq(w, h)) {
+            return false;
+        }
+    }
+    return have.n == 0;
+}
+
+static void allow_add(struct api_match *m, const char *method)
+{
+    size_t n = strlen(m->allow);
+    struct str left = { method, strlen(method) };
+    if (n > 0 && n + 2 < sizeof(m->allow)) {
+        memcpy(m->allow + n, ", ", 3);
+        n += 2;
+    }
+    (void)str_copy(m->allow + n, sizeof(m->allow) - n, left);
+}
+
+/* Decodes the parameter. An encoded slash would let one segment pretend to be two. */
+static bool param_decode(const struct api_route *r, struct str raw, struct api_match *m)
+{
+    size_t n = 0;
+    bool rest = strstr(r->pattern, "...}") != NULL;
+    if (http1_unescape(raw, m->param, sizeof(m->param), &n) != 0) {
+        return false;
+    }
+    struct str pieces = { m->param, n };
+    struct str piece;
+    while (str_split(&pieces, '/', &piece)) {
+        if (piece.n == 0 || str_eqs(piece, ".") || str_eqs(piece, "..")) {
+            return false;
+        }
+    }
+    return rest || memchr(m->param, '/', n) == NULL;
+}
+
+enum api_found api_route_find(struct str method, struct str path, struct api_match *ret)
+{
+    const char *wanted = str_eqs(method, "HEAD") ? "GET" : NULL;
+    enum api_found found = API_NO_PATH;
+    struct str param;
+    memset(ret, 0, sizeof(*ret));
+    if (path.n == 0 || path.p[0] != '/') {
+        return API_BAD_PATH;
+    }
+    for (size_t i = 0; i < api_routes_len; i++) {
+        const struct api_route *r = &api_routes[i];
+        if (!pattern_fits(r->pattern, path, &param)) {
+            continue;
+        }
+        if (wanted != NULL ? strcmp(r->method, wanted) == 0 : str_eqs(method, r->method)) {
+            ret->route = r;
+            return param.n == 0 || param_decode(r, param, ret) ? API_FOUND : API_BAD_PATH;
+        }
+        found = API_NO_METHOD;
+        allow_add(ret, r->method);
+        if (strcmp(r->method, "GET") == 0) {
+            allow_add(ret, "HEAD");
+        }
+    }
+    if (found == API_NO_METHOD) {
+        allow_add(ret, "OPTIONS");
+    }
+    return found;
+}

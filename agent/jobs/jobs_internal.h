@@ -1,0 +1,33 @@
+/*
+ * jobs_internal - what the files of agent/jobs share, and what their unit tests look at.
+ */
+#ifndef AGENT_JOBS_JOBS_INTERNAL_H
+#define AGENT_JOBS_JOBS_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "agent/jobs/jobs.h"
+#include "agent/jobs/run.h"
+#include "common/json.h"
+#include "common/str.h"
+
+/* A number of thousandths: an integer when it is whole. */
+void job_w_milli(struct json_w *w, const char *key, uint64_t milli);
+
+/* Copies s. -ENOMEM. */
+int job_list_add(struct job_list *l, struct str s);
+void job_list_release(struct job_list *l);
+/* Adds or replaces; keeps the list sorted by name. -ENOMEM. */
+int job_env_set(struct job_list *env, struct str name, struct str value);
+
+/* A document that job_to_text() wrote, without this node's bounds: they may have changed since. */
+int job_parse_stored(struct str text, struct job **ret_job, struct err *e);
+
+/* "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0: not a signal. */
+int job_signal_parse(struct str s);
+
+/* Bytes of base 64 (RFC 4648, padded) into memory that the caller frees. -EINVAL, -ENOMEM. */
+int job_base64(struct str text, char **ret, size_t *ret_len);
+
+#endif

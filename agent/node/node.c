@@ -1,0 +1,289 @@
+#include "agent/node/node.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "agent/node/node_internal.h"
+#include "common/insist.h"
+#include "common/map.h"
+#include "common/mem.h"
+
+/* Room that an attempt holds from PLACED to its end. */
+struct reservation {
+    struct ulid id; /* the map's key */
+    uint32_t attempt;
+    uint64_t memory_bytes;
+};
+
+struct node_core {
+    struct job_core *jobs;
+    char name[RUN_NODE_CAP];
+    struct node_room room;
+    struct map held; /* struct reservation by run id */
+    unsigned slots_used;
+    uint64_t memory_used;
+    struct route_fact facts[NODE_FACTS_MAX];
+    size_t facts_len;
+};
+
+static const struct {
+    const char *name;
+    int status;
+} codes[] = {
+    [NODE_OK] = { "ok", 200 },
+    [NODE_BAD_JSON] = { "bad_json", 400 },
+    [NODE_INVALID_DOCUMENT] = { "invalid_document", 422 },
+    [NODE_UNKNOWN_JOB] = { "unknown_job", 404 },
+    [NODE_UNKNOWN_RUN] = { "unknown_run", 404 },
+    [NODE_UNKNOWN_IMAGE] = { "unknown_image", 422 },
+    [NODE_PRECONDITION] = { "precondition_failed", 412 },
+    [NODE_KEY_REUSED] = { "idempotency_key_reused", 422 },
+    [NODE_KEY_IN_FLIGHT] = { "idempotency_in_flight", 409 },
+    [NODE_QUEUE_FULL] = { "queue_full", 503 },
+    [NODE_NO_MATCH] = { "no_match", 422 },
+    [NODE_DISK_FULL] = { "disk_full", 507 },
+    [NODE_DRAINING] = { "draining", 503 },
+    [NODE_CONFLICT] = { "conflict", 409 },
+    [NODE_STARTING] = { "starting", 503 },
+    [NODE_FORBIDDEN] = { "forbidden", 403 },
+    [NODE_INTERNAL] = { "internal", 500 },
+};
+
+const char *node_code_name(enum node_code code)
+{
+    REQUIRE((size_t)code < ARRAY_LEN(codes));
+    return codes[code].name;
+}
+
+int node_code_status(enum node_code code)
+{
+    REQUIRE((size_t)code < ARRAY_LEN(codes));
+    return codes[code].status;
+}
+
+int node_core_new(const struct node_core_config *cfg, struct node_core **ret)
+{
+    struct node_core *c = mem_zalloc(sizeof *c);
+
+    if (c == NULL) {
+        return -ENOMEM;
+    }
+    int rc = job_core_new(&cfg->jobs, &c->jobs);
+    if (rc != 0) {
+        mem_free(c);
+        return rc;
+    }
+    run_set_text(c->name, sizeof c->name, str_of(cfg->name));
+    map_init(&c->held, SANDBOX_SLOTS_MAX, cfg->jobs.k0, cfg->jobs.k1);
+    *ret = c;
+    return 0;
+}
+
+struct node_core *node_core_free(struct node_core *c)
+{
+    if (c == NULL) {
+        return NULL;
+    }
+    struct reservation *r;
+    for (size_t i = 0; (r = map_next(&c->held, &i)) != NULL;) {
+        mem_free(r);
+    }
+    map_release(&c->held);
+    job_core_free(c->jobs);
+    return mem_free(c);
+}
+
+static struct str id_key(const struct ulid *id)
+{
+    return (struct str){ (const char *)id->b, sizeof id->b };
+}
+
+/* Takes room; also more than there is, for a run that is alive already. */
+static int hold(struct node_core *c, struct ulid id, uint32_t attempt, uint64_t memory_bytes)
+{
+    struct reservation *r = mem_zalloc(sizeof *r);
+
+    if (r == NULL) {
+        return -ENOMEM;
+    }
+    *r = (struct reservation){ .id = id, .attempt = attempt, .memory_bytes = memory_bytes };
+    int rc = map_add(&c->held, id_key(&r->id), r);
+    if (rc != 0) {
+        mem_free(r);
+        return rc;
+    }
+    c->slots_used++;
+    c->memory_used += memory_bytes;
+    return 0;
+}
+
+static bool give_back(struct node_core *c, struct ulid id, uint32_t attempt)
+{
+    struct reservation *r = map_get(&c->held, id_key(&id));
+
+    if (r == NULL || r->attempt != attempt) {
+        return false;
+    }
+    (void)map_remove(&c->held, id_key(&id));
+    INSIST(c->slots_used > 0 && c->memory_used >= r->memory_bytes);
+    c->slots_used--;
+    c->memory_used -= r->memory_bytes;
+    mem_free(r);
+    return true;
+}
+
+/* An attempt's answers that mean: it holds no room here (any more). */
+static bool frees_room(enum job_event_type type)
+{
+    return type == JOB_EV_ENDED || type == JOB_EV_PREPARE_FAILED || type == JOB_EV_NO_ROOM ||
+           type == JOB_EV_REFUSED;
+}
+
+static void job_event(struct node_core *c, const struct job_event *ev, struct node_effects *fx)
+{
+    if (frees_room(ev->type) && give_back(c, ev->id, ev->attempt)) {
+        fx->capacity = true;
+    }
+    if (ev->type == JOB_EV_STARTED && map_get(&c->held, id_key(&ev->id)) == NULL) {
+        struct run run;
+        /* It was alive before we were. Without memory for the note it is simply not counted. */
+        uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? run.limits.memory_bytes : 0;
+        (void)hold(c, ev->id, ev->attempt, memory);
+    }
+    job_step(c->jobs, ev, &fx->jobs);
+}
+
+static struct route_candidate self(const struct node_core *c)
+{
+    unsigned free_slots = c->room.slots > c->slots_used ? c->room.slots - c->slots_used : 0;
+    uint64_t free_memory =
+        c->room.memory_bytes > c->memory_used ? c->room.memory_bytes - c->memory_used : 0;
+
+    return (struct route_candidate){
+        .node = str_of(c->name),
+        .local = true,
+        .draining = job_core_draining(c->jobs),
+        .memory_bytes = c->room.memory_bytes,
+        .memory_free_bytes = free_memory,
+        .cpu_milli = c->room.cpu_milli,
+        .slots = c->room.slots,
+        .slots_free = free_slots,
+        .facts = c->facts,
+        .facts_len = c->facts_len,
+    };
+}
+
+bool node_core_possible(struct node_core *c, const struct route_request *request,
+                        struct route_verdict *verdict)
+{
+    struct route_candidate candidate = self(c);
+    struct route_decision decision;
+
+    candidate.draining = false;
+    route_decide(request, &candidate, 1, verdict, &decision);
+    return decision.possible;
+}
+
+static const char *why_not(const struct route_verdict *v, const struct route_request *req,
+                           struct err *e)
+{
+    struct str r;
+
+    switch (v->kind) {
+    case ROUTE_REQUIREMENT:
+        r = req->require[v->require_index];
+        (void)err_say(e, -ENOENT, "no node meets '%.*s'", STR_ARG(r));
+        break;
+    case ROUTE_TOO_MUCH_MEMORY:
+        (void)err_say(e, -ENOENT, "no node has %llu bytes of memory for runs",
+                      (unsigned long long)req->memory_bytes);
+        break;
+    case ROUTE_TOO_MANY_CPUS:
+        (void)err_say(e, -ENOENT, "no node has %u.%03u processors", req->cpu_milli / 1000,
+                      req->cpu_milli % 1000);
+        break;
+    case ROUTE_FIT:
+    case ROUTE_BUSY:
+    case ROUTE_DRAINING:
+        (void)err_say(e, -ENOENT, "no node takes it");
+        break;
+    }
+    return err_text(e);
+}
+
+static void place(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
+{
+    struct job_event answer = ev->job;
+    struct job_result refusal = { .reason = RUN_REASON_NO_MATCH, .exit_code = -1 };
+    struct err why = { 0 };
+
+    fx->decided = true;
+    fx->candidate = self(c);
+    fx->candidate.image_warm = ev->image_warm;
+    route_decide(&ev->request, &fx->candidate, 1, &fx->verdict, &fx->decision);
+    answer.type = JOB_EV_NO_ROOM;
+    if (fx->decision.chosen == 0 &&
+        hold(c, answer.id, answer.attempt, ev->request.memory_bytes) == 0) {
+        answer.type = JOB_EV_PLACED;
+        answer.node = c->name;
+    } else if (!fx->decision.possible && fx->verdict.kind != ROUTE_DRAINING) {
+        answer.type = JOB_EV_REFUSED;
+        refusal.detail = why_not(&fx->verdict, &ev->request, &why);
+        answer.result = &refusal;
+    }
+    job_step(c->jobs, &answer, &fx->jobs);
+    /* A run that was cancelled meanwhile does not use its room: it has ended or is queued again. */
+    struct run run;
+    if (answer.type == JOB_EV_PLACED &&
+        (!job_core_run(c->jobs, answer.id, &run) || run.attempt != answer.attempt ||
+         (run.state != RUN_PLACED && run.state != RUN_PREPARING))) {
+        fx->capacity = give_back(c, answer.id, answer.attempt);
+    }
+}
+
+void node_core_step(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
+{
+    fx->jobs.n = 0;
+    fx->capacity = false;
+    fx->decided = false;
+    switch (ev->type) {
+    case NODE_EV_JOB:
+        job_event(c, &ev->job, fx);
+        return;
+    case NODE_EV_PLACE:
+        place(c, ev, fx);
+        return;
+    case NODE_EV_ROOM:
+        c->room = ev->room;
+        c->facts_len = ev->facts_len < NODE_FACTS_MAX ? ev->facts_len : NODE_FACTS_MAX;
+        memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
+        fx->capacity = true;
+        return;
+    }
+    REQUIRE(!"a known event");
+}
+
+uint64_t node_core_deadline_ms(const struct node_core *c)
+{
+    return job_deadline_ms(c->jobs);
+}
+
+struct job_core *node_core_jobs(struct node_core *c)
+{
+    return c->jobs;
+}
+
+const struct node_room *node_core_room(const struct node_core *c)
+{
+    return &c->room;
+}
+
+unsigned node_core_slots_used(const struct node_core *c)
+{
+    return c->slots_used;
+}
+
+uint64_t node_core_memory_used(const struct node_core *c)
+{
+    return c->memory_used;
+}

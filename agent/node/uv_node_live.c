@@ -1,0 +1,625 @@
+/* Attempts on their way: document, image, launch, samples, end. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "agent/node/uv_node_internal.h"
+#include "common/insist.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/sys/sys.h"
+
+/* ---- the pool ---- */
+
+struct node_live *node_live_find(struct node *n, struct ulid id, uint32_t attempt)
+{
+    LIST_EACH (pos, &n->live) {
+        struct node_live *l = LIST_ITEM(pos, struct node_live, link);
+        if (l->attempt == attempt && ulid_eq(l->id, id)) {
+            return l;
+        }
+    }
+    return NULL;
+}
+
+struct node_live *node_live_add(struct node *n, const struct run *run)
+{
+    if (list_empty(&n->live_free)) {
+        return NULL;
+    }
+    struct node_live *l = LIST_ITEM(n->live_free.next, struct node_live, link);
+    list_remove(&l->link);
+    *l = (struct node_live){
+        .node = n,
+        .id = run->id,
+        .attempt = run->attempt,
+        .stage = LIVE_PLACING,
+        .run = *run,
+        .generation = ++n->next_generation,
+    };
+    list_init(&l->pending);
+    telemetry_fds_init(&l->fds);
+    telemetry_series_init(&l->series, 0);
+    list_push_back(&n->live, &l->link);
+    return l;
+}
+
+static void image_release(struct node_live *l)
+{
+    if (l->image != NULL) {
+        INSIST(l->image->refs > 0);
+        l->image->refs--;
+        l->image = NULL;
+    }
+}
+
+void node_live_free(struct node_live *l)
+{
+    struct node *n = l->node;
+
+    list_remove(&l->pending);
+    list_remove(&l->link);
+    l->doc = node_doc_unref(l->doc);
+    image_release(l);
+    telemetry_fds_close(&l->fds);
+    telemetry_series_release(&l->series);
+    l->stage = LIVE_FREE;
+    l->generation = 0;
+    list_push_back(&n->live_free, &l->link);
+}
+
+void node_live_answer(struct node_live *l, enum live_answer answer)
+{
+    INSIST(l->answer == LIVE_NOTHING && answer != LIVE_NOTHING);
+    l->answer = answer;
+    list_push_back(&l->node->pending, &l->pending);
+    node_settle_later(l->node);
+}
+
+void node_live_fail(struct node_live *l, enum live_answer answer, enum run_reason reason,
+                    const char *detail)
+{
+    (void)snprintf(l->detail, sizeof l->detail, "%s", detail);
+    l->result = (struct job_result){ .reason = reason, .exit_code = -1, .detail = l->detail };
+    node_live_answer(l, answer);
+}
+
+/* Who asked for something keeps a ticket: the place may be another attempt's by the time of the
+ * answer. */
+struct ticket {
+    struct node_live *live;
+    uint64_t generation;
+};
+
+static struct ticket *ticket_new(struct node_live *l)
+{
+    struct ticket *t = mem_alloc(sizeof *t);
+
+    if (t == NULL) {
+        node_out_of_memory("a question about a run");
+    }
+    *t = (struct ticket){ .live = l, .generation = l->generation };
+    l->asking = true;
+    return t;
+}
+
+static struct node_live *ticket_use(struct ticket *t)
+{
+    struct node_live *l = t->live->generation == t->generation ? t->live : NULL;
+
+    mem_free(t);
+    if (l != NULL) {
+        l->asking = false;
+    }
+    return l;
+}
+
+/* ---- placing ---- */
+
+static void on_document(void *arg, int status, const struct run *run, const struct job *spec)
+{
+    struct node_live *l = ticket_use(arg);
+
+    (void)run;
+    if (l == NULL || l->node->closing) {
+        return;
+    }
+    if (status == 0 && spec != NULL) {
+        struct job *copy = job_dup(spec);
+        l->doc = copy != NULL ? node_doc_new(copy) : NULL;
+        if (l->doc == NULL) {
+            node_out_of_memory("a job document");
+        }
+        node_live_answer(l, LIVE_ASK_PLACE);
+    } else if (status == 0 || status == -ENOENT) {
+        node_live_fail(l, LIVE_REFUSED, RUN_REASON_SANDBOX,
+                       "the job's document is not in the store any more");
+    } else {
+        log_warn("the document of a run could not be read: %s", err_name(status));
+        node_live_answer(l, LIVE_NO_ROOM);
+    }
+}
+
+void node_fx_place(struct node *n, const struct run *run)
+{
+    struct node_live *l = node_live_add(n, run);
+    char key[ULID_TEXT_CAP];
+
+    /* The queue asks for no more than JOB_PLACING_MAX at a time and the pool has that many to
+     * spare. */
+    INSIST(l != NULL);
+    ulid_format(run->id, key);
+    l->doc = node_docs_get(&n->docs, str_of(key));
+    if (l->doc != NULL) {
+        node_live_answer(l, LIVE_ASK_PLACE);
+        return;
+    }
+    job_store_get_run(n->store, run->id, on_document, ticket_new(l));
+}
+
+static struct node_image *image_find(struct node *n, const struct digest *d)
+{
+    LIST_EACH (pos, &n->images) {
+        struct node_image *img = LIST_ITEM(pos, struct node_image, link);
+        if (digest_eq(&img->resolved->digest, d)) {
+            list_remove(&img->link);
+            list_push_back(&n->images, &img->link);
+            return img;
+        }
+    }
+    return NULL;
+}
+
+static void ask_place(struct node_live *l)
+{
+    struct node *n = l->node;
+    struct str require[JOB_REQUIRE_MAX];
+    struct node_event ev = { .type = NODE_EV_PLACE };
+    const struct job *job = l->doc->job;
+    const struct node_image *img = image_find(n, &l->run.image_digest);
+
+    for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
+        require[i] = str_of(job->require.v[i]);
+        ev.request.require_len = i + 1;
+    }
+    ev.request.require = require;
+    ev.request.memory_bytes = l->run.limits.memory_bytes;
+    ev.request.cpu_milli = (uint32_t)l->run.limits.cpus_milli;
+    ev.image_warm = img != NULL && img->state == NODE_IMAGE_READY;
+    ev.job.id = l->id;
+    ev.job.attempt = l->attempt;
+    uint64_t generation = l->generation;
+    node_feed(n, &ev);
+    /* No PREPARE followed: no room, refused, or cancelled meanwhile. */
+    if (l->generation == generation && l->stage == LIVE_PLACING) {
+        node_live_free(l);
+    }
+}
+
+/* ---- preparing ---- */
+
+void node_image_forget(struct node *n, struct node_image *img)
+{
+    list_remove(&img->link);
+    n->images_len--;
+    image_store_unpin(n->images_store, &img->resolved->digest);
+    image_resolved_free(img->resolved);
+    mem_free(img->layers);
+    mem_free(img->done);
+    mem_free(img);
+}
+
+static void images_trim(struct node *n)
+{
+    LIST_EACH_SAFE (pos, &n->images) {
+        struct node_image *img = LIST_ITEM(pos, struct node_image, link);
+        if (n->images_len < NODE_IMAGES_MAX) {
+            return;
+        }
+        if (img->refs == 0 && img->state != NODE_IMAGE_UNPACKING) {
+            node_image_forget(n, img);
+        }
+    }
+}
+
+/* Takes resolved over. */
+static struct node_image *image_add(struct node *n, struct image_resolved *resolved)
+{
+    struct node_image *img = mem_zalloc(sizeof *img);
+    size_t layers = resolved->layers_len == 0 ? 1 : resolved->layers_len;
+    struct digest *diff_ids = mem_calloc(layers, sizeof *diff_ids);
+    bool *done = mem_calloc(layers, sizeof *done);
+
+    if (img == NULL || diff_ids == NULL || done == NULL ||
+        image_store_pin(n->images_store, &resolved->digest) != 0) {
+        node_out_of_memory("an image");
+    }
+    for (size_t i = 0; i < resolved->layers_len; i++) {
+        diff_ids[i] = resolved->layers[i].diff_id;
+    }
+    images_trim(n);
+    *img = (struct node_image){ .resolved = resolved, .layers = diff_ids, .done = done };
+    list_push_back(&n->images, &img->link);
+    n->images_len++;
+    return img;
+}
+
+static void image_tell(struct node *n, struct node_image *img, int rc, const char *why)
+{
+    LIST_EACH_SAFE (pos, &n->live) {
+        struct node_live *l = LIST_ITEM(pos, struct node_live, link);
+        if (l->image != img || !l->waits_for_image) {
+            continue;
+        }
+        l->waits_for_image = false;
+        if (rc == 0) {
+            node_live_answer(l, LIVE_PREPARED);
+        } else {
+            /* A full disk is this node's trouble, anything else the image's. */
+            node_live_fail(l, LIVE_PREPARE_FAILED,
+                           rc == -ENOSPC || rc == -EDQUOT ? RUN_REASON_QUOTA : RUN_REASON_IMAGE,
+                           why);
+        }
+    }
+}
+
+static bool image_all_done(const struct node_image *img)
+{
+    for (size_t i = 0; i < img->resolved->layers_len; i++) {
+        if (!img->done[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Asks for every layer; the launcher joins what is asked for twice, and knows what is there. */
+static void image_unpack(struct node *n, struct node_image *img)
+{
+    char text[DIGEST_TEXT_CAP];
+    char why[ERR_TEXT_MAX];
+
+    img->state = NODE_IMAGE_UNPACKING;
+    for (size_t i = 0; i < img->resolved->layers_len; i++) {
+        const struct image_resolved_layer *layer = &img->resolved->layers[i];
+        img->done[i] = false;
+        AUTO_FD int fd = image_store_blob_open(n->images_store, &layer->digest, NULL);
+        int rc = fd < 0 ? fd : sandbox_client_unpack(n->client, &layer->diff_id, fd);
+        if (rc != 0) {
+            img->state = NODE_IMAGE_COLD;
+            (void)snprintf(why, sizeof why, "layer %s of the image: %s",
+                           digest_format(&layer->digest, text), err_name(rc));
+            image_tell(n, img, rc, why);
+            return;
+        }
+    }
+}
+
+static void image_use(struct node_live *l, struct node_image *img)
+{
+    struct node *n = l->node;
+
+    image_release(l);
+    l->image = img;
+    img->refs++;
+    if (img->state == NODE_IMAGE_READY) {
+        node_live_answer(l, LIVE_PREPARED);
+        return;
+    }
+    if (img->resolved->layers_len == 0) {
+        node_live_fail(l, LIVE_PREPARE_FAILED, RUN_REASON_IMAGE, "the image has no layers");
+        return;
+    }
+    l->waits_for_image = true;
+    if (img->state == NODE_IMAGE_COLD) {
+        image_unpack(n, img);
+    }
+}
+
+static void on_resolved(void *arg, int status, struct image_resolved *image, const struct err *e)
+{
+    struct node_live *l = ticket_use(arg);
+
+    if (l == NULL || l->node->closing) {
+        image_resolved_free(image);
+        return;
+    }
+    if (status != 0) {
+        node_live_fail(l, LIVE_PREPARE_FAILED, RUN_REASON_IMAGE, err_text(e));
+        return;
+    }
+    struct node_image *img = image_find(l->node, &image->digest);
+    if (img != NULL) {
+        image_resolved_free(image);
+    } else {
+        img = image_add(l->node, image);
+    }
+    image_use(l, img);
+}
+
+void node_fx_prepare(struct node *n, const struct run *run)
+{
+    struct node_live *l = node_live_find(n, run->id, run->attempt);
+    struct image_ref ref = { .digest = run->image_digest };
+
+    INSIST(l != NULL);
+    l->stage = LIVE_PREPARING;
+    l->run = *run;
+    struct node_image *img = image_find(n, &run->image_digest);
+    if (img != NULL) {
+        image_use(l, img);
+        return;
+    }
+    struct ticket *t = ticket_new(l);
+    if (image_store_resolve(n->images_store, &ref, on_resolved, t) != 0) {
+        (void)ticket_use(t);
+        node_live_answer(l, LIVE_NO_ROOM);
+    }
+}
+
+static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const char *text,
+                        uint64_t bytes, uint64_t entries)
+{
+    struct node *n = arg;
+
+    (void)bytes;
+    (void)entries;
+    LIST_EACH_SAFE (pos, &n->images) {
+        struct node_image *img = LIST_ITEM(pos, struct node_image, link);
+        bool here = false;
+        for (size_t i = 0; i < img->resolved->layers_len; i++) {
+            if (digest_eq(&img->layers[i], diff_id)) {
+                img->done[i] = rc == 0;
+                here = true;
+            }
+        }
+        if (!here || img->state != NODE_IMAGE_UNPACKING) {
+            continue;
+        }
+        if (rc != 0) {
+            img->state = NODE_IMAGE_COLD;
+            image_tell(n, img, rc, text);
+        } else if (image_all_done(img)) {
+            img->state = NODE_IMAGE_READY;
+            image_tell(n, img, 0, "");
+        }
+    }
+}
+
+/* ---- launching ---- */
+
+void node_fx_launch(struct node *n, const struct run *run)
+{
+    struct node_live *l = node_live_find(n, run->id, run->attempt);
+    struct node_spec spec;
+    struct err e = { 0 };
+
+    INSIST(l != NULL && l->image != NULL && l->doc != NULL);
+    l->stage = LIVE_LAUNCHING;
+    l->run = *run;
+    const struct node_spec_input in = {
+        .run = run,
+        .job = l->doc->job,
+        .config = &l->image->resolved->config,
+        .layers = l->image->layers,
+        .layers_len = l->image->resolved->layers_len,
+        .settings = &n->settings,
+        .mask = &n->facts.masked,
+        .now_us = sys_wall_us(),
+    };
+    int rc = node_spec_make(&in, &spec, &e);
+    if (rc == 0) {
+        rc = sandbox_client_run(n->client, &spec.spec, &e);
+        node_spec_release(&spec);
+    }
+    if (rc == -ENOBUFS) {
+        node_live_answer(l, LIVE_NO_ROOM);
+    } else if (rc != 0) {
+        node_live_fail(l, LIVE_ENDED, RUN_REASON_SANDBOX, err_text(&e));
+    }
+}
+
+void node_fx_stop(struct node *n, struct ulid id, uint32_t attempt)
+{
+    struct node_live *l = node_live_find(n, id, attempt);
+
+    /* Not asked for yet: the answer to PLACE or PREPARE still comes, and the queue then ends it. */
+    if (l == NULL || l->stage >= LIVE_LAUNCHING) {
+        (void)sandbox_client_stop(n->client, id, attempt);
+    }
+}
+
+static void on_started(void *arg, struct sandbox_started *s)
+{
+    static const enum run_start kinds[] = {
+        [SANDBOX_COLD] = RUN_START_COLD,
+        [SANDBOX_CACHED] = RUN_START_CACHED,
+        [SANDBOX_WARM] = RUN_START_WARM,
+    };
+    struct node *n = arg;
+    struct node_live *l = node_live_find(n, s->run, s->attempt);
+    struct run run;
+
+    if (l == NULL && job_core_run(node_core_jobs(n->core), s->run, &run) &&
+        run.attempt == s->attempt) {
+        l = node_live_add(n, &run); /* taken up after a restart */
+    }
+    if (l == NULL) {
+        telemetry_fds_close(&s->fds);
+    } else {
+        l->stage = LIVE_RUNNING;
+        telemetry_fds_close(&l->fds);
+        l->fds = s->fds;
+        l->started_ms = loop_now_ms(n->loop);
+        telemetry_meter_init(&l->meter, &s->base, s->started_wall_us, s->peak_was_reset);
+    }
+    struct job_event ev = { .type = JOB_EV_STARTED,
+                            .id = s->run,
+                            .attempt = s->attempt,
+                            .start = kinds[s->kind],
+                            .started_us = s->started_wall_us };
+    node_feed_job(n, &ev);
+}
+
+static void on_ended(void *arg, const struct sandbox_ended *s)
+{
+    struct node *n = arg;
+    struct node_live *l = node_live_find(n, s->run, s->attempt);
+    struct telemetry_meter fresh;
+    struct telemetry_totals totals;
+    struct job_result result;
+    struct sandbox_result r = s->result;
+    uint64_t elapsed =
+        r.ended_mono_us > r.started_mono_us ? r.ended_mono_us - r.started_mono_us : 0;
+
+    telemetry_meter_init(&fresh, &s->usage.base, r.started_wall_us, s->usage.peak_was_reset);
+    telemetry_meter_end(l != NULL && l->stage == LIVE_RUNNING ? &l->meter : &fresh,
+                        s->usage.end.has != 0 ? &s->usage.end : NULL, elapsed, &totals);
+    node_result_of(&r, &totals, &result);
+    if (l != NULL) {
+        INSIST(l->answer == LIVE_NOTHING);
+        node_samples_keep(l);
+        node_live_free(l);
+    }
+    struct job_event ev = {
+        .type = JOB_EV_ENDED, .id = s->run, .attempt = s->attempt, .result = &result
+    };
+    node_feed_job(n, &ev);
+}
+
+static void on_failed(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text)
+{
+    struct node *n = arg;
+    struct node_live *l = node_live_find(n, run, attempt);
+
+    if (l == NULL) {
+        return;
+    }
+    if (rc == -ESTALE && l->image != NULL) {
+        /* Its layers went away under us: have them again. */
+        l->image->state = NODE_IMAGE_COLD;
+        node_live_answer(l, LIVE_NO_ROOM);
+    } else if (rc == -EAGAIN) {
+        node_live_answer(l, LIVE_NO_ROOM);
+    } else {
+        node_live_fail(l, LIVE_ENDED, RUN_REASON_SANDBOX, text);
+    }
+}
+
+/* ---- telling the core ---- */
+
+void node_live_settle(struct node_live *l)
+{
+    static const enum job_event_type types[] = {
+        [LIVE_NO_ROOM] = JOB_EV_NO_ROOM,   [LIVE_REFUSED] = JOB_EV_REFUSED,
+        [LIVE_PREPARED] = JOB_EV_PREPARED, [LIVE_PREPARE_FAILED] = JOB_EV_PREPARE_FAILED,
+        [LIVE_ENDED] = JOB_EV_ENDED,
+    };
+    struct node *n = l->node;
+    enum live_answer answer = l->answer;
+    struct job_event ev = { .id = l->id, .attempt = l->attempt };
+    char detail[ERR_TEXT_MAX];
+    struct job_result result = l->result;
+
+    l->answer = LIVE_NOTHING;
+    list_remove(&l->pending);
+    if (answer == LIVE_ASK_PLACE) {
+        ask_place(l);
+        return;
+    }
+    memcpy(detail, l->detail, sizeof detail);
+    result.detail = detail;
+    ev.type = types[answer];
+    ev.result = &result;
+    if (answer != LIVE_PREPARED) {
+        node_live_free(l);
+        node_feed_job(n, &ev);
+        return;
+    }
+    uint64_t generation = l->generation;
+    node_feed_job(n, &ev);
+    /* No LAUNCH followed: it was cancelled meanwhile. */
+    if (l->generation == generation && l->stage == LIVE_PREPARING) {
+        node_live_free(l);
+    }
+}
+
+/* ---- samples ---- */
+
+void node_sample_all(struct node *n)
+{
+    LIST_EACH (pos, &n->live) {
+        struct node_live *l = LIST_ITEM(pos, struct node_live, link);
+        struct telemetry_reading now;
+        struct telemetry_sample sample;
+        if (l->stage != LIVE_RUNNING || telemetry_read(&l->fds, TELEMETRY_CHEAP, &now) != 0) {
+            continue;
+        }
+        int64_t since = sys_wall_us() - l->meter.start_wall_us;
+        telemetry_meter_add(&l->meter, &now, since > 0 ? (uint64_t)since : 0, &sample);
+        (void)telemetry_series_add(&l->series, &sample);
+    }
+}
+
+/* ---- the launcher's other news ---- */
+
+static void on_hello(void *arg, const struct sandbox_hello *h)
+{
+    struct node *n = arg;
+
+    n->hello = *h;
+    n->said_hello = true;
+    node_settle_later(n);
+}
+
+static void on_run_removed(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text)
+{
+    char id[ULID_TEXT_CAP];
+
+    (void)arg;
+    if (rc != 0 && rc != -ENOENT) {
+        ulid_format(run, id);
+        log_warn("the directory of run %s, attempt %u, was not removed: %s", id, attempt, text);
+    }
+}
+
+static void on_layer_removed(void *arg, const struct digest *diff_id, int rc, const char *text)
+{
+    char d[DIGEST_TEXT_CAP];
+
+    (void)arg;
+    if (rc != 0 && rc != -EBUSY && rc != -ENOENT) {
+        log_warn("layer %s was not removed: %s", digest_format(diff_id, d), text);
+    }
+}
+
+static void on_adopted(void *arg)
+{
+    struct node *n = arg;
+    struct job_event ev = { .type = JOB_EV_RECOVERED };
+
+    node_feed_job(n, &ev);
+    if (!n->ready) {
+        n->ready = true;
+        n->opt.on_ready(n->opt.arg);
+        (void)sandbox_client_ready(n->client, "accepting runs");
+    }
+}
+
+static void on_lost(void *arg, const char *why)
+{
+    struct node *n = arg;
+
+    n->opt.on_broken(n->opt.arg, why);
+}
+
+const struct sandbox_client_events node_sandbox_events = {
+    .hello = on_hello,
+    .started = on_started,
+    .ended = on_ended,
+    .failed = on_failed,
+    .unpacked = on_unpacked,
+    .run_removed = on_run_removed,
+    .layer_removed = on_layer_removed,
+    .adopted = on_adopted,
+    .lost = on_lost,
+};

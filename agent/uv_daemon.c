@@ -1,0 +1,239 @@
+/* The agent process: one loop that joins node, registry and API, and what signals do to them. */
+#include <errno.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "agent/api/api.h"
+#include "agent/daemon.h"
+#include "agent/image/uv_registry.h"
+#include "agent/node/uv_node.h"
+#include "agent/sandbox/sandbox.h"
+#include "common/insist.h"
+#include "common/log.h"
+#include "common/sys/sys.h"
+#include "common/sys/sys_settings.h"
+#include "common/version.h"
+
+enum {
+    SETTINGS_FD = SANDBOX_LISTEN_FD + 1,
+    CLOSE_GRACE_MS = 1000, /* for open requests once nothing runs any more */
+};
+
+struct daemon {
+    uv_loop_t uv;
+    struct loop loop;
+    struct loop_owner owner;
+    uv_signal_t term, intr, quit, hup;
+    struct settings settings;
+    const char *config;
+    const char *const *overrides;
+    size_t overrides_len;
+    struct node *node;
+    struct image_registry *registry;
+    struct api *api;
+    bool draining, closing;
+    int status;
+};
+
+/* ---- the end ---- */
+
+static void signals_closed(struct loop_owner *o)
+{
+    (void)o; /* the loop runs empty and uv_run() returns */
+}
+
+static void node_closed(void *arg)
+{
+    struct daemon *d = arg;
+
+    loop_handle_close(&d->owner, (uv_handle_t *)&d->term);
+    loop_handle_close(&d->owner, (uv_handle_t *)&d->intr);
+    loop_handle_close(&d->owner, (uv_handle_t *)&d->quit);
+    loop_handle_close(&d->owner, (uv_handle_t *)&d->hup);
+    loop_owner_close(&d->owner);
+}
+
+static void registry_closed(void *arg)
+{
+    struct daemon *d = arg;
+
+    node_close(d->node, node_closed, d);
+}
+
+static void api_closed(void *arg)
+{
+    struct daemon *d = arg;
+
+    image_registry_close(d->registry, registry_closed, d);
+}
+
+static void close_all(struct daemon *d, int status, unsigned grace_ms)
+{
+    if (!d->closing) {
+        d->closing = true;
+        d->status = status;
+        api_close(d->api, grace_ms, api_closed, d);
+    }
+}
+
+static void on_drained(void *arg)
+{
+    struct daemon *d = arg;
+
+    log_info("nothing runs any more");
+    close_all(d, 0, CLOSE_GRACE_MS);
+}
+
+static void on_term(uv_signal_t *h, int signum)
+{
+    struct daemon *d = h->data;
+
+    if (d->draining) {
+        close_all(d, 0, 0);
+        return;
+    }
+    d->draining = true;
+    log_info("%s: no new runs; those that run get %llu ms",
+             signum == SIGTERM ? "SIGTERM" : "SIGINT",
+             (unsigned long long)d->settings.sandbox.grace_ms);
+    node_drain(d->node, d->settings.sandbox.grace_ms, on_drained, d);
+}
+
+static void on_quit(uv_signal_t *h, int signum)
+{
+    struct daemon *d = h->data;
+
+    (void)signum;
+    log_info("SIGQUIT: leaving; what runs goes on and is taken up by the next start");
+    close_all(d, 0, 0);
+}
+
+static void on_hup(uv_signal_t *h, int signum)
+{
+    struct daemon *d = h->data;
+    AUTO_BUF struct buf kept = BUF_INIT(64 * 1024);
+    struct settings next;
+    struct err e = { .code = 0 };
+
+    (void)signum;
+    if (sys_settings_load(d->config, d->overrides, d->overrides_len, &next, &e) != 0) {
+        log_error("SIGHUP: the configuration stays as it was: %s", err_text(&e));
+        return;
+    }
+    size_t taken = 0;
+    if (settings_reload(&d->settings, &next, &taken, &kept, &e) != 0) {
+        log_error("SIGHUP: the configuration stays as it was: %s", err_text(&e));
+        return;
+    }
+    log_set_level((enum log_level)d->settings.log.level);
+    node_reload(d->node, &d->settings);
+    log_info("SIGHUP: %zu settings changed", taken);
+    if (kept.len != 0) {
+        log_warn("SIGHUP: these need a restart: %s", buf_cstr(&kept));
+    }
+}
+
+/* ---- the start ---- */
+
+static void on_ready(void *arg)
+{
+    struct daemon *d = arg;
+
+    log_info("agent %s (%s) serves on %s as '%s'", version_number, version_revision,
+             d->settings.http.listen, d->settings.node.name);
+}
+
+static void on_broken(void *arg, const char *why)
+{
+    struct daemon *d = arg;
+
+    log_error("leaving: %s", why);
+    close_all(d, 1, 0);
+}
+
+static void signal_on(struct daemon *d, uv_signal_t *h, int signum, uv_signal_cb fn)
+{
+    INSIST(uv_signal_init(&d->uv, h) == 0);
+    loop_hold(&d->owner);
+    h->data = d;
+    INSIST(uv_signal_start(h, fn, signum) == 0);
+}
+
+static void to_registry(void *arg, struct http_req *req)
+{
+    struct daemon *d = arg;
+
+    image_registry_handle(d->registry, req);
+}
+
+static int start(struct daemon *d, struct err *e)
+{
+    const struct node_options node = { .loop = &d->loop,
+                                       .settings = &d->settings,
+                                       .launcher_fd = SANDBOX_AGENT_FD,
+                                       .on_ready = on_ready,
+                                       .on_broken = on_broken,
+                                       .arg = d };
+    int rc = node_start(&node, &d->node, e);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = image_registry_new(&d->loop, node_images(d->node), &d->registry, e);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct api_options api = {
+        .node = d->node, .listen_fd = SANDBOX_LISTEN_FD, .registry = to_registry, .registry_arg = d
+    };
+    return api_start(&api, &d->api, e);
+}
+
+static int settings_take(struct settings *ret, struct err *e)
+{
+    AUTO_FD int fd = SETTINGS_FD;
+    struct stat st;
+
+    if (fstat(fd, &st) != 0 || st.st_size != sizeof(*ret) ||
+        sys_pread_full(fd, ret, sizeof(*ret), 0) != (ssize_t)sizeof(*ret)) {
+        return err_say(e, -EINVAL, "'%s' is started by 'agent serve' only", DAEMON_AGENT_WORD);
+    }
+    return 0;
+}
+
+int daemon_agent(int argc, char **argv)
+{
+    static struct daemon d;
+    struct err e = { .code = 0 };
+
+    sys_log_init(LOG_INFO, LOG_TEXT, "agent");
+    if (settings_take(&d.settings, &e) != 0) {
+        log_error("%s", err_text(&e));
+        return 2;
+    }
+    sys_log_init((enum log_level)d.settings.log.level, (enum log_format)d.settings.log.format,
+                 "agent");
+    d.config = argc > 2 && argv[2][0] != '\0' ? argv[2] : NULL;
+    d.overrides = (const char *const *)(argv + 3);
+    d.overrides_len = argc > 3 ? (size_t)(argc - 3) : 0;
+    /* One disk wants few threads, and each costs stack. */
+    (void)setenv("UV_THREADPOOL_SIZE", "4", 0);
+    INSIST(uv_loop_init(&d.uv) == 0 && loop_init(&d.loop, &d.uv) == 0);
+    loop_owner_init(&d.owner, &d.loop, signals_closed);
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (start(&d, &e) != 0) {
+        log_error("%s", err_text(&e));
+        return 1;
+    }
+    signal_on(&d, &d.term, SIGTERM, on_term);
+    signal_on(&d, &d.intr, SIGINT, on_term);
+    signal_on(&d, &d.quit, SIGQUIT, on_quit);
+    signal_on(&d, &d.hup, SIGHUP, on_hup);
+    (void)uv_run(&d.uv, UV_RUN_DEFAULT);
+    loop_close(&d.loop);
+    (void)uv_run(&d.uv, UV_RUN_DEFAULT);
+    (void)uv_loop_close(&d.uv);
+    return d.status;
+}
