@@ -65,6 +65,17 @@ static void wait_read(void *arg, const struct node_error *error, const struct ru
     }
 }
 
+/* What a replayed answer says may be older than the watch: the end may have been before it. */
+static void wait_checked(void *arg, const struct node_error *error, const struct run *run,
+                         bool replayed)
+{
+    struct api_call *c = arg;
+    (void)replayed;
+    if (error == NULL && run_is_ended(run) && !http_res_started(c->req)) {
+        answer(c->state, run);
+    }
+}
+
 static void wait_over(struct api_call *c)
 {
     struct submit *s = c->state;
@@ -106,6 +117,9 @@ static void submitted(void *arg, const struct node_error *error, const struct ru
         return;
     }
     c->on_stop = wait_over;
+    if (replayed) {
+        node_run_get(c->api->node, s->id, wait_checked, c);
+    }
     (void)api_due_set(c, (uint64_t)s->wait_s * 1000, wait_over);
 }
 

@@ -6,10 +6,8 @@
 
 #include <cmocka.h>
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -19,13 +17,13 @@
 #include "common/buf.h"
 #include "common/loop/http_server.h"
 #include "common/mem.h"
+#include "tests/lib/peer.h"
 
-enum { FILE_BYTES = 3 * 1024 * 1024 + 17, STREAM_BLOCK = 64 * 1024, WAIT_MS = 5000 };
+enum { FILE_BYTES = 3 * 1024 * 1024 + 17, STREAM_BLOCK = 64 * 1024 };
 
 struct world {
-    uv_loop_t loop;
+    struct peer peer;
     struct http_server *server;
-    struct sockaddr_in addr;
     bool closed;
     /* what the handler saw */
     unsigned requests;
@@ -155,15 +153,10 @@ static void start_with(struct world *w, const struct http_server_options *opt)
 {
     const struct http_server_handler handler = { on_request, w };
     struct err e;
-    socklen_t n = sizeof(w->addr);
+    int fd;
     memset(w, 0, sizeof(*w));
-    assert_int_equal(uv_loop_init(&w->loop), 0);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    w->addr.sin_family = AF_INET;
-    w->addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_int_equal(bind(fd, (struct sockaddr *)&w->addr, n), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&w->addr, &n), 0);
-    assert_int_equal(http_server_start(&w->loop, fd, opt, &handler, &w->server, &e), 0);
+    peer_init(&w->peer, &fd);
+    assert_int_equal(http_server_start(&w->peer.loop, fd, opt, &handler, &w->server, &e), 0);
 }
 
 static void start(struct world *w)
@@ -176,96 +169,20 @@ static void stop(struct world *w)
 {
     http_server_close(w->server, 0, on_closed, w);
     assert_false(w->closed);
-    (void)uv_run(&w->loop, UV_RUN_DEFAULT);
+    peer_release(&w->peer);
     assert_true(w->closed);
-    assert_int_equal(uv_loop_close(&w->loop), 0);
     assert_int_equal(w->done, w->requests);
 }
-
-static int dial(struct world *w)
-{
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int one = 1;
-    assert_int_equal(connect(fd, (struct sockaddr *)&w->addr, sizeof(w->addr)), 0);
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    (void)fcntl(fd, F_SETFL, O_NONBLOCK);
-    return fd;
-}
-
-static void turn(struct world *w, unsigned ms)
-{
-    uv_update_time(&w->loop);
-    uint64_t end = uv_hrtime() + (uint64_t)ms * 1000000;
-    do {
-        (void)uv_run(&w->loop, UV_RUN_NOWAIT);
-        if (ms > 0) {
-            (void)usleep(500);
-        }
-    } while (uv_hrtime() < end);
-}
-
-static void say_n(struct world *w, int fd, const char *p, size_t n)
-{
-    while (n > 0) {
-        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
-        if (k > 0) {
-            p += k;
-            n -= (size_t)k;
-        } else if (errno != EAGAIN) {
-            return; /* the server closed; what it said is still to be read */
-        }
-        turn(w, 0);
-    }
-}
-
-static void say(struct world *w, int fd, const char *text)
-{
-    say_n(w, fd, text, strlen(text));
-}
-
-/* Reads until `end` is in what came, `least` bytes are there, or the server closed. -1: reset. */
-static int hear_some(struct world *w, int fd, struct buf *got, const char *end, size_t least)
-{
-    uint64_t until = uv_hrtime() + UINT64_C(1000000) * WAIT_MS;
-    for (;;) {
-        static char room[65536];
-        ssize_t n = recv(fd, room, sizeof(room), 0);
-        if (n > 0) {
-            assert_int_equal(buf_add(got, room, (size_t)n), 0);
-        }
-        if (n == 0 || (n < 0 && errno != EAGAIN)) {
-            return n == 0 ? 0 : -1;
-        }
-        if ((end != NULL && strstr(buf_cstr(got), end) != NULL) || got->len >= least) {
-            return 1;
-        }
-        assert_true(uv_hrtime() < until);
-        turn(w, n > 0 ? 0 : 1);
-    }
-}
-
-static char *hear(struct world *w, int fd, const char *end)
-{
-    static char text[70000];
-    struct buf got = BUF_INIT(1 << 24);
-    (void)hear_some(w, fd, &got, end, SIZE_MAX);
-    (void)snprintf(text, sizeof(text), "%s", buf_cstr(&got));
-    buf_release(&got);
-    return text;
-}
-
-#define HAS(text, part) assert_non_null(strstr((text), (part)))
-#define HAS_NOT(text, part) assert_null(strstr((text), (part)))
 
 static void test_keep_alive(void **state)
 {
     (void)state;
     struct world w;
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     for (int i = 0; i < 3; i++) {
-        say(&w, fd, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-        char *got = hear(&w, fd, "hello");
+        peer_say(&w.peer, fd, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+        char *got = peer_hear(&w.peer, fd, "hello");
         HAS(got, "HTTP/1.1 200 OK\r\n");
         HAS(got, "Content-Length: 5\r\n");
         HAS(got, "Content-Type: text/plain\r\n");
@@ -278,8 +195,8 @@ static void test_keep_alive(void **state)
     assert_int_equal(w.requests, 3);
     assert_string_not_equal(w.id[0], w.id[1]);
     assert_int_equal(strlen(w.id[0]), 16);
-    say(&w, fd, "GET /peer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    char *got = hear(&w, fd, NULL);
+    peer_say(&w.peer, fd, "GET /peer HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    char *got = peer_hear(&w.peer, fd, NULL);
     HAS(got, "Connection: close\r\n");
     HAS(got, "\r\n\r\n127.0.0.1:");
     (void)close(fd);
@@ -291,13 +208,14 @@ static void test_old_version(void **state)
     (void)state;
     struct world w;
     start(&w);
-    int fd = dial(&w);
-    say(&w, fd, "GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    HAS(hear(&w, fd, "hello"), "Connection: keep-alive\r\n");
+    int fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /hello HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    HAS(peer_hear(&w.peer, fd, "hello"), "Connection: keep-alive\r\n");
     w.stream_left = 1;
-    say(&w, fd, "GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    peer_say(&w.peer, fd, "GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     struct buf got = BUF_INIT(1 << 24);
-    assert_int_equal(hear_some(&w, fd, &got, NULL, SIZE_MAX), 0); /* the close is the end */
+    assert_int_equal(peer_hear_some(&w.peer, fd, &got, NULL, SIZE_MAX),
+                     0); /* the close is the end */
     HAS(buf_cstr(&got), "Connection: close\r\n");
     HAS_NOT(buf_cstr(&got), "chunked");
     assert_true(got.len > STREAM_BLOCK);
@@ -314,14 +232,14 @@ static void test_pipelining(void **state)
     struct buf all = BUF_INIT(1 << 20);
     struct buf got = BUF_INIT(1 << 20);
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     for (int i = 0; i < N; i++) {
         (void)buf_addf(&all, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n<%03d>",
                        i);
     }
     (void)buf_adds(&all, "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    say_n(&w, fd, all.data, all.len);
-    assert_int_equal(hear_some(&w, fd, &got, NULL, SIZE_MAX), 0);
+    peer_say_n(&w.peer, fd, all.data, all.len);
+    assert_int_equal(peer_hear_some(&w.peer, fd, &got, NULL, SIZE_MAX), 0);
     const char *at = buf_cstr(&got);
     for (int i = 0; i < N; i++) {
         char want[16];
@@ -345,12 +263,12 @@ static void test_byte_by_byte(void **state)
         "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\n";
     struct world w;
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     for (int round = 0; round < 2; round++) {
         for (size_t i = 0; i < sizeof(text) - 1; i++) {
-            say_n(&w, fd, text + i, 1);
+            peer_say_n(&w.peer, fd, text + i, 1);
         }
-        HAS(hear(&w, fd, "abcde"), "Content-Length: 5\r\n");
+        HAS(peer_hear(&w.peer, fd, "abcde"), "Content-Length: 5\r\n");
     }
     (void)close(fd);
     stop(&w);
@@ -361,13 +279,13 @@ static void test_head(void **state)
     (void)state;
     struct world w;
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     w.stream_left = 2;
-    say(&w, fd,
-        "HEAD /hello HTTP/1.1\r\nHost: a\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: a\r\n\r\n"
-        "HEAD /file HTTP/1.1\r\nHost: a\r\n\r\nGET /length HTTP/1.1\r\nHost: a\r\n"
-        "Connection: close\r\n\r\n");
-    char *got = hear(&w, fd, NULL);
+    peer_say(&w.peer, fd,
+             "HEAD /hello HTTP/1.1\r\nHost: a\r\n\r\nHEAD /stream HTTP/1.1\r\nHost: a\r\n\r\n"
+             "HEAD /file HTTP/1.1\r\nHost: a\r\n\r\nGET /length HTTP/1.1\r\nHost: a\r\n"
+             "Connection: close\r\n\r\n");
+    char *got = peer_hear(&w.peer, fd, NULL);
     HAS(got, "Content-Length: 5\r\n");
     HAS(got, "Transfer-Encoding: chunked\r\n\r\nHTTP/1.1 206");
     HAS(got, "Content-Length: 3145735\r\n\r\nHTTP/1.1 200");
@@ -383,16 +301,17 @@ static void test_expect(void **state)
     (void)state;
     struct world w;
     start(&w);
-    int fd = dial(&w);
-    say(&w, fd,
-        "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
-    HAS(hear(&w, fd, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
-    say(&w, fd, "abc");
-    HAS(hear(&w, fd, "abc"), "HTTP/1.1 200 OK\r\n");
+    int fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd,
+             "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n");
+    HAS(peer_hear(&w.peer, fd, "\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    peer_say(&w.peer, fd, "abc");
+    HAS(peer_hear(&w.peer, fd, "abc"), "HTTP/1.1 200 OK\r\n");
     /* Declared too long: the handler's refusal comes without the go-ahead, and ends it. */
-    say(&w, fd,
+    peer_say(
+        &w.peer, fd,
         "POST /tiny HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n");
-    char *got = hear(&w, fd, NULL);
+    char *got = peer_hear(&w.peer, fd, NULL);
     HAS(got, "HTTP/1.1 413 ");
     HAS_NOT(got, "100 Continue");
     assert_int_equal(w.body_status, -EFBIG);
@@ -406,24 +325,24 @@ static void test_unread_body(void **state)
     struct world w;
     struct buf body = BUF_INIT(1 << 20);
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     /* A small one is dropped, and the connection goes on. */
-    say(&w, fd, "POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
-    HAS(hear(&w, fd, "hello"), "200 OK");
-    say(&w, fd, "56789GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-    HAS(hear(&w, fd, "hello"), "200 OK");
+    peer_say(&w.peer, fd, "POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
+    HAS(peer_hear(&w.peer, fd, "hello"), "200 OK");
+    peer_say(&w.peer, fd, "56789GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    HAS(peer_hear(&w.peer, fd, "hello"), "200 OK");
     /* Too long only as it turns out. */
-    say(&w, fd,
-        "POST /tiny HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-        "6\r\nabcdef\r\n6\r\nghijkl\r\n0\r\n\r\n");
-    HAS(hear(&w, fd, "\r\n\r\n"), "413");
+    peer_say(&w.peer, fd,
+             "POST /tiny HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+             "6\r\nabcdef\r\n6\r\nghijkl\r\n0\r\n\r\n");
+    HAS(peer_hear(&w.peer, fd, "\r\n\r\n"), "413");
     assert_int_equal(w.body_status, -EFBIG);
     /* A large one ends the connection, and the answer arrives whole all the same. */
-    say(&w, fd, "POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    peer_say(&w.peer, fd, "POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
     char *room = buf_reserve(&body, 1000000);
     memset(room, 'z', 1000000);
-    say_n(&w, fd, room, 1000000);
-    char *got = hear(&w, fd, NULL);
+    peer_say_n(&w.peer, fd, room, 1000000);
+    char *got = peer_hear(&w.peer, fd, NULL);
     HAS(got, "hello");
     assert_int_equal(w.requests, 4);
     assert_int_equal(w.aborted, 0);
@@ -438,13 +357,13 @@ static void test_back_pressure_in(void **state)
     struct world w;
     static char block[1 << 20];
     start(&w);
-    int fd = dial(&w);
-    say(&w, fd, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n");
+    int fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 8388608\r\n\r\n");
     size_t sent = 0;
     for (int i = 0; i < 200; i++) {
         ssize_t n = send(fd, block, sizeof(block), MSG_NOSIGNAL);
         sent += n > 0 ? (size_t)n : 0;
-        turn(&w, 0);
+        peer_turn(&w.peer, 0);
     }
     /* The handler paused after the first slice: the server takes no more than one read ahead. */
     assert_true(w.body_bytes <= 65536);
@@ -460,11 +379,11 @@ static void test_back_pressure_in(void **state)
             http_req_resume(w.held);
             w.in_call = false;
         }
-        turn(&w, 0);
+        peer_turn(&w.peer, 0);
     }
     assert_non_null(w.held);
     http_req_resume(w.held); /* the end waits for this, too */
-    HAS(hear(&w, fd, "8388608"), "200 OK");
+    HAS(peer_hear(&w.peer, fd, "8388608"), "200 OK");
     (void)close(fd);
     stop(&w);
 }
@@ -476,12 +395,12 @@ static void test_back_pressure_out(void **state)
     struct world w;
     struct buf got = BUF_INIT(1 << 26);
     start(&w);
-    int fd = dial(&w);
+    int fd = peer_dial(&w.peer);
     w.stream_left = BLOCKS;
-    say(&w, fd, "GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    turn(&w, 50);
+    peer_say(&w.peer, fd, "GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    peer_turn(&w.peer, 50);
     assert_true(w.stream_left > 0); /* it waits for the client */
-    assert_int_equal(hear_some(&w, fd, &got, NULL, SIZE_MAX), 0);
+    assert_int_equal(peer_hear_some(&w.peer, fd, &got, NULL, SIZE_MAX), 0);
     assert_int_equal(w.stream_left, 0);
     assert_true(w.drains > 2);
     assert_true(got.len > (size_t)BLOCKS * (STREAM_BLOCK + 9));
@@ -511,11 +430,12 @@ static void test_file(void **state)
     struct buf got = BUF_INIT(1 << 24);
     start(&w);
     file_make(&w);
-    int fd = dial(&w);
-    say(&w, fd, "GET /file HTTP/1.1\r\nHost: a\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_int_equal(hear_some(&w, fd, &got, NULL, FILE_BYTES), 1);
+    int fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd,
+             "GET /file HTTP/1.1\r\nHost: a\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_int_equal(peer_hear_some(&w.peer, fd, &got, NULL, FILE_BYTES), 1);
     while (strncmp(got.data + got.len - 5, "hello", 5) != 0) {
-        assert_int_equal(hear_some(&w, fd, &got, NULL, got.len + 1), 1);
+        assert_int_equal(peer_hear_some(&w.peer, fd, &got, NULL, got.len + 1), 1);
     }
     char *body = strstr(got.data, "\r\n\r\n") + 4;
     for (size_t i = 10; i < FILE_BYTES; i++) {
@@ -524,22 +444,22 @@ static void test_file(void **state)
     assert_memory_equal(body + FILE_BYTES - 10, "HTTP/1.1 200", 12);
     buf_release(&got);
     /* Shorter than was promised: broken off, not padded. */
-    say(&w, fd, "GET /short HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_true(hear_some(&w, fd, &got, NULL, SIZE_MAX) <= 0);
+    peer_say(&w.peer, fd, "GET /short HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_true(peer_hear_some(&w.peer, fd, &got, NULL, SIZE_MAX) <= 0);
     assert_true(got.len < FILE_BYTES + 512);
     assert_int_equal(w.aborted, 1);
     buf_release(&got);
     (void)close(fd);
     /* A client that goes away in the middle, and a server that ends meanwhile. */
-    fd = dial(&w);
-    say(&w, fd, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
-    turn(&w, 20);
+    fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer_turn(&w.peer, 20);
     (void)close(fd);
-    turn(&w, 20);
+    peer_turn(&w.peer, 20);
     assert_int_equal(w.aborted, 2);
-    fd = dial(&w);
-    say(&w, fd, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
-    (void)uv_run(&w.loop, UV_RUN_NOWAIT);
+    fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+    (void)uv_run(&w.peer.loop, UV_RUN_NOWAIT);
     stop(&w);
     (void)close(fd);
     (void)unlink(w.file);
@@ -551,36 +471,36 @@ static void test_client_gone(void **state)
     struct world w;
     start(&w);
     const struct linger hard = { .l_onoff = 1, .l_linger = 0 };
-    int fd = dial(&w);
-    say(&w, fd, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    turn(&w, 5);
+    int fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer_turn(&w.peer, 5);
     assert_non_null(w.held);
     (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
     (void)close(fd);
-    turn(&w, 20);
+    peer_turn(&w.peer, 20);
     assert_int_equal(w.aborted, 1);
     /* In the middle of a body. */
-    fd = dial(&w);
-    say(&w, fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     (void)close(fd);
-    turn(&w, 20);
+    peer_turn(&w.peer, 20);
     assert_int_equal(w.aborted, 2);
     /* Half closed: what it asked for it still gets. */
-    fd = dial(&w);
-    say(&w, fd, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
     (void)shutdown(fd, SHUT_WR);
-    turn(&w, 20);
+    peer_turn(&w.peer, 20);
     assert_non_null(w.held);
     w.in_call = true;
     http_res_send(w.held, 200, NULL, "late", 4);
     w.in_call = false;
-    HAS(hear(&w, fd, NULL), "late");
+    HAS(peer_hear(&w.peer, fd, NULL), "late");
     assert_int_equal(w.aborted, 2);
     (void)close(fd);
     /* The server breaks off. */
-    fd = dial(&w);
-    say(&w, fd, "GET /break HTTP/1.1\r\nHost: a\r\n\r\n");
-    char *got = hear(&w, fd, NULL);
+    fd = peer_dial(&w.peer);
+    peer_say(&w.peer, fd, "GET /break HTTP/1.1\r\nHost: a\r\n\r\n");
+    char *got = peer_hear(&w.peer, fd, NULL);
     HAS(got, "4\r\nhalf\r\n");
     HAS_NOT(got, "0\r\n\r\n");
     assert_int_equal(w.aborted, 3);
@@ -609,9 +529,9 @@ static void test_refusals(void **state)
     struct world w;
     start(&w);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-        int fd = dial(&w);
-        say(&w, fd, bad[i].text);
-        char *got = hear(&w, fd, NULL);
+        int fd = peer_dial(&w.peer);
+        peer_say(&w.peer, fd, bad[i].text);
+        char *got = peer_hear(&w.peer, fd, NULL);
         HAS(got, "application/problem+json");
         HAS(got, "Connection: close");
         assert_memory_equal(got + 9, bad[i].status, 3);
@@ -621,9 +541,9 @@ static void test_refusals(void **state)
     assert_int_equal(w.requests, 1);
     assert_int_equal(w.aborted, 1);
     /* A TLS hello is closed at once, without a word. */
-    int fd = dial(&w);
-    say_n(&w, fd, "\x16\x03\x01\x02\x00", 5);
-    assert_string_equal(hear(&w, fd, NULL), "");
+    int fd = peer_dial(&w.peer);
+    peer_say_n(&w.peer, fd, "\x16\x03\x01\x02\x00", 5);
+    assert_string_equal(peer_hear(&w.peer, fd, NULL), "");
     (void)close(fd);
     stop(&w);
 }
@@ -638,9 +558,9 @@ static void test_oversize_head(void **state)
     memset(buf_reserve(&b, 40000), 'y', 40000);
     buf_grow(&b, 40000);
     (void)buf_adds(&b, "\r\n\r\n");
-    int fd = dial(&w);
-    say_n(&w, fd, b.data, b.len);
-    HAS(hear(&w, fd, NULL), "HTTP/1.1 431 ");
+    int fd = peer_dial(&w.peer);
+    peer_say_n(&w.peer, fd, b.data, b.len);
+    HAS(peer_hear(&w.peer, fd, NULL), "HTTP/1.1 431 ");
     (void)close(fd);
     buf_release(&b);
     stop(&w);
@@ -655,33 +575,33 @@ static void test_deadlines(void **state)
                                              .write_timeout_ms = 60 };
     struct world w;
     start_with(&w, &opt);
-    int idle = dial(&w);
-    int head = dial(&w);
-    int body = dial(&w);
-    int hold = dial(&w);
-    int slow = dial(&w);
-    say(&w, head, "GET / HTTP/1.1\r\n");
-    say(&w, body, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
-    say(&w, hold, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    turn(&w, 30);
+    int idle = peer_dial(&w.peer);
+    int head = peer_dial(&w.peer);
+    int body = peer_dial(&w.peer);
+    int hold = peer_dial(&w.peer);
+    int slow = peer_dial(&w.peer);
+    peer_say(&w.peer, head, "GET / HTTP/1.1\r\n");
+    peer_say(&w.peer, body, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc");
+    peer_say(&w.peer, hold, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer_turn(&w.peer, 30);
     struct http_req *held = w.held;
-    say(&w, head, "Host:"); /* a trickle does not prolong it */
+    peer_say(&w.peer, head, "Host:"); /* a trickle does not prolong it */
     w.stream_left = 4000;
-    say(&w, slow, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer_say(&w.peer, slow, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_int_equal(http_server_stats(w.server)->connections, 5);
-    turn(&w, 60);
-    HAS(hear(&w, head, NULL), "HTTP/1.1 408 ");
-    HAS(hear(&w, body, NULL), "HTTP/1.1 408 ");
+    peer_turn(&w.peer, 60);
+    HAS(peer_hear(&w.peer, head, NULL), "HTTP/1.1 408 ");
+    HAS(peer_hear(&w.peer, body, NULL), "HTTP/1.1 408 ");
     (void)close(head);
     (void)close(body);
-    turn(&w, 60);
+    peer_turn(&w.peer, 60);
     /* The one that reads nothing is cut off; the one whose handler thinks is not. */
     assert_int_equal(w.aborted, 2);
-    turn(&w, 60);
-    assert_string_equal(hear(&w, idle, NULL), "");
+    peer_turn(&w.peer, 60);
+    assert_string_equal(peer_hear(&w.peer, idle, NULL), "");
     assert_int_equal(http_server_stats(w.server)->connections, 1);
     http_res_send(held, 200, NULL, "kept", 4);
-    HAS(hear(&w, hold, "kept"), "200 OK");
+    HAS(peer_hear(&w.peer, hold, "kept"), "200 OK");
     (void)close(hold);
     (void)close(idle);
     (void)close(slow);
@@ -694,20 +614,20 @@ static void test_connection_cap(void **state)
     const struct http_server_options opt = { .connections_max = 2 };
     struct world w;
     start_with(&w, &opt);
-    int a = dial(&w);
-    int b = dial(&w);
-    turn(&w, 5);
-    int c = dial(&w);
-    char *got = hear(&w, c, NULL);
+    int a = peer_dial(&w.peer);
+    int b = peer_dial(&w.peer);
+    peer_turn(&w.peer, 5);
+    int c = peer_dial(&w.peer);
+    char *got = peer_hear(&w.peer, c, NULL);
     HAS(got, "HTTP/1.1 503 ");
     HAS(got, "Retry-After: ");
     assert_int_equal(http_server_stats(w.server)->connections_refused, 1);
     (void)close(a);
     (void)close(c);
-    turn(&w, 10);
-    c = dial(&w);
-    say(&w, c, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
-    HAS(hear(&w, c, "hello"), "200 OK");
+    peer_turn(&w.peer, 10);
+    c = peer_dial(&w.peer);
+    peer_say(&w.peer, c, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    HAS(peer_hear(&w.peer, c, "hello"), "200 OK");
     (void)close(b);
     (void)close(c);
     stop(&w);
@@ -718,27 +638,26 @@ static void test_graceful_end(void **state)
     (void)state;
     struct world w;
     start(&w);
-    int idle = dial(&w);
-    int busy = dial(&w);
-    int stuck = dial(&w);
-    say(&w, stuck, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
-    say(&w, busy, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
-    turn(&w, 10);
+    int idle = peer_dial(&w.peer);
+    int busy = peer_dial(&w.peer);
+    int stuck = peer_dial(&w.peer);
+    peer_say(&w.peer, stuck, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
+    peer_say(&w.peer, busy, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+    peer_turn(&w.peer, 10);
     struct http_req *held = w.held;
     http_server_close(w.server, 100, on_closed, &w);
-    turn(&w, 10);
-    assert_string_equal(hear(&w, idle, NULL), "");
+    peer_turn(&w.peer, 10);
+    assert_string_equal(peer_hear(&w.peer, idle, NULL), "");
     assert_false(w.closed);
     http_res_send(held, 200, NULL, "bye", 3);
-    char *got = hear(&w, busy, NULL);
+    char *got = peer_hear(&w.peer, busy, NULL);
     HAS(got, "bye");
     HAS(got, "Connection: close");
     (void)close(busy);
-    (void)uv_run(&w.loop, UV_RUN_DEFAULT);
+    peer_release(&w.peer);
     assert_true(w.closed);
     assert_int_equal(w.done, 2);
     assert_int_equal(w.aborted, 1);
-    assert_int_equal(uv_loop_close(&w.loop), 0);
     (void)close(idle);
     (void)close(stuck);
 }
@@ -751,18 +670,18 @@ static void test_unix_socket(void **state)
     const struct http_server_handler handler = { on_request, &w };
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
     memset(&w, 0, sizeof(w));
-    assert_int_equal(uv_loop_init(&w.loop), 0);
+    assert_int_equal(uv_loop_init(&w.peer.loop), 0);
     char dir[] = "/tmp/test_http_server.XXXXXX";
     assert_non_null(mkdtemp(dir));
     (void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s/s", dir);
     int lfd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(lfd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-    assert_int_equal(http_server_start(&w.loop, lfd, &opt, &handler, &w.server, NULL), 0);
+    assert_int_equal(http_server_start(&w.peer.loop, lfd, &opt, &handler, &w.server, NULL), 0);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
     (void)fcntl(fd, F_SETFL, O_NONBLOCK);
-    say(&w, fd, "GET /peer HTTP/1.1\r\nHost: a\r\n\r\n");
-    HAS(hear(&w, fd, "unix"), "200 OK");
+    peer_say(&w.peer, fd, "GET /peer HTTP/1.1\r\nHost: a\r\n\r\n");
+    HAS(peer_hear(&w.peer, fd, "unix"), "200 OK");
     (void)close(fd);
     stop(&w);
     (void)unlink(sa.sun_path);
@@ -779,17 +698,18 @@ static void test_no_memory(void **state)
         start(&w);
         file_make(&w);
         mem_fail_after(n, 0);
-        int fd = dial(&w);
+        int fd = peer_dial(&w.peer);
         w.stream_left = 20;
-        say(&w, fd,
-            "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
-            "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
-        turn(&w, 2);
-        say(&w, fd, "GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        peer_say(&w.peer, fd,
+                 "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+                 "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+        peer_turn(&w.peer, 2);
+        peer_say(&w.peer, fd, "GET /file HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         struct buf got = BUF_INIT(1 << 26);
-        turn(&w, 2);
+        peer_turn(&w.peer, 2);
         mem_fail_after(-1, 0);
-        whole += hear_some(&w, fd, &got, NULL, SIZE_MAX) == 0 && got.len > FILE_BYTES ? 1 : 0;
+        whole +=
+            peer_hear_some(&w.peer, fd, &got, NULL, SIZE_MAX) == 0 && got.len > FILE_BYTES ? 1 : 0;
         buf_release(&got);
         (void)close(fd);
         (void)unlink(w.file);
