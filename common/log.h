@@ -1,9 +1,9 @@
 /*
- * log - one line per event: a message and named fields, as text or JSON.
+ * log - one line per event: time, level, process, message; as text or as a JSON object.
  *
  * Pure: lines go to a sink that the process sets (sys_log: stderr or the journal's stderr). Values
  * are escaped: no control character reaches a terminal. Lines of one call site can be rate-limited
- * by the caller (log_limited).
+ * by the caller (log_limit_ok).
  */
 #ifndef COMMON_LOG_H
 #define COMMON_LOG_H
@@ -16,8 +16,8 @@
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 enum log_format { LOG_TEXT, LOG_JSON };
 
-/* One line, with its newline, len bytes. */
-/* A function type, not a struct: the one kind of typedef in the house. */
+/* One line, with its newline, len bytes; called from any thread. (A function type, not a struct:
+ * the one kind of typedef in the house.) */
 typedef void log_sink_fn(void *arg, enum log_level level, const char *line, size_t len);
 
 /* Process-wide; set once before threads. now_us may be NULL (no time in the line). name is the

@@ -8,8 +8,16 @@
 
 #include <cmocka.h>
 
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "common/cur.h"
 #include "common/err.h"
+#include "common/heap.h"
+#include "common/insist.h"
+#include "common/json.h"
 #include "common/mem.h"
 #include "common/rng.h"
 
@@ -174,13 +182,119 @@ static void rng_repeats_and_spreads(void **state)
     }
 }
 
+/* --- insist --- */
+
+/* Runs fn in a child; it must abort, and say where. */
+static void dies(void (*fn)(void), const char *message)
+{
+    int out[2];
+    char text[512] = "";
+    size_t n = 0;
+    ssize_t got;
+    int status;
+    assert_int_equal(pipe(out), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGABRT, SIG_DFL);
+        dup2(out[1], STDERR_FILENO);
+        fn();
+        _exit(0);
+    }
+    close(out[1]);
+    while (n < sizeof text - 1 && (got = read(out[0], text + n, sizeof text - 1 - n)) > 0) {
+        n += (size_t)got;
+    }
+    close(out[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    if (strstr(text, message) == NULL) {
+        fail_msg("got '%s', want '%s'", text, message);
+    }
+}
+
+static void consume_too_much(void)
+{
+    AUTO_BUF struct buf b = BUF_INIT(10);
+    buf_consume(&b, 1);
+}
+
+static void value_without_key(void)
+{
+    AUTO_BUF struct buf b = BUF_INIT(100);
+    struct json_w w;
+    json_w_init(&w, &b, false);
+    json_w_obj(&w);
+    json_w_int(&w, 1);
+}
+
+static void key_without_value(void)
+{
+    AUTO_BUF struct buf b = BUF_INIT(100);
+    struct json_w w;
+    json_w_init(&w, &b, false);
+    json_w_obj(&w);
+    json_w_key(&w, "a");
+    json_w_end(&w);
+}
+
+static void end_without_begin(void)
+{
+    AUTO_BUF struct buf b = BUF_INIT(100);
+    struct json_w w;
+    json_w_init(&w, &b, false);
+    json_w_end(&w);
+}
+
+static void two_documents(void)
+{
+    AUTO_BUF struct buf b = BUF_INIT(100);
+    struct json_w w;
+    json_w_init(&w, &b, false);
+    json_w_arr(&w);
+    json_w_end(&w);
+    json_w_null(&w);
+}
+
+static void pushed_twice(void)
+{
+    struct heap h;
+    struct heap_node n;
+    heap_init(&h, 9);
+    heap_node_init(&n);
+    (void)heap_push(&h, &n, 1);
+    (void)heap_push(&h, &n, 1);
+}
+
+static void failed_by_us(void)
+{
+    INSIST(1 + 1 == 3);
+}
+
+static void asserts_stay_on_and_name_the_place(void **state)
+{
+    (void)state;
+    dies(consume_too_much, "common/buf.c:");
+    dies(consume_too_much, "REQUIRE(n <= b->len) failed");
+    dies(value_without_key, "common/json_write.c:");
+    dies(key_without_value, "common/json_write.c:");
+    dies(end_without_begin, "INSIST(w->depth > 0) failed");
+    dies(two_documents, "common/json_write.c:");
+    dies(pushed_twice, "REQUIRE(n->index == SIZE_MAX) failed");
+    dies(failed_by_us, "INSIST(1 + 1 == 3) failed");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(err_sentences),      cmocka_unit_test(err_is_cut_not_overrun),
-        cmocka_unit_test(err_names),          cmocka_unit_test(mem_faults_come_when_told),
-        cmocka_unit_test(mem_edges),          cmocka_unit_test(cur_reads_both_orders),
-        cmocka_unit_test(cur_failure_sticks), cmocka_unit_test(rng_repeats_and_spreads),
+        cmocka_unit_test(err_sentences),
+        cmocka_unit_test(err_is_cut_not_overrun),
+        cmocka_unit_test(err_names),
+        cmocka_unit_test(mem_faults_come_when_told),
+        cmocka_unit_test(mem_edges),
+        cmocka_unit_test(cur_reads_both_orders),
+        cmocka_unit_test(cur_failure_sticks),
+        cmocka_unit_test(rng_repeats_and_spreads),
+        cmocka_unit_test(asserts_stay_on_and_name_the_place),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

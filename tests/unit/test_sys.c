@@ -317,19 +317,19 @@ static void deep_trees_go_with_few_descriptors(void **state)
     struct place *p = *state;
     struct err e = { 0 };
     int fd = fd_dup(p->fd, 0);
-    for (int i = 0; i < 3000; i++) { /* 6,000 characters of path: more than PATH_MAX */
-        assert_int_equal(mkdirat(fd, "d", 0755), 0);
+    for (int i = 0; i < 600; i++) { /* 5,400 characters of path: more than PATH_MAX */
+        assert_int_equal(mkdirat(fd, "deep-dir", 0755), 0);
         put(fd, "f", "x");
-        int next = sys_open_dir(fd, "d", false);
+        int next = sys_open_dir(fd, "deep-dir", false);
         assert_true(next >= 0);
         fd_close(fd);
         fd = next;
     }
     fd_close(fd);
-    if (sys_remove_tree(p->fd, "d", &e) != 0) {
+    if (sys_remove_tree(p->fd, "deep-dir", &e) != 0) {
         fail_msg("%s", err_text(&e));
     }
-    assert_int_equal(faccessat(p->fd, "d", F_OK, 0), -1);
+    assert_int_equal(faccessat(p->fd, "deep-dir", F_OK, 0), -1);
     put(p->fd, "x", "");
 }
 
@@ -394,6 +394,37 @@ static void mounts_are_not_entered(void **state)
     assert_int_equal(status, 0);
     assert_int_equal(faccessat(p->fd, "keep/file", F_OK, 0), 0);
     assert_int_equal(faccessat(p->fd, "keep/sub", F_OK, 0), 0);
+}
+
+/* Somebody moves a directory in and out while the tree goes: what is beside it is never touched. */
+static void moved_directories_lead_nowhere(void **state)
+{
+    struct place *p = *state;
+    unsigned refused = 0;
+    unsigned done = 0;
+    assert_int_equal(sys_mkdirs(p->fd, "keep/deep/er", 0755, NULL), 0);
+    put(p->fd, "keep/file", "x");
+    put(p->fd, "keep/deep/file", "x");
+    pid_t pid = fork();
+    if (pid == 0) {
+        for (;;) {
+            (void)renameat(p->fd, "t/a/b", p->fd, "keep/deep/er/b");
+            (void)renameat(p->fd, "keep/deep/er/b", p->fd, "t/a/b");
+        }
+    }
+    for (int i = 0; i < 150; i++) {
+        (void)sys_mkdirs(p->fd, "t/a/b/c/d/e/f/g", 0755, NULL);
+        (void)sys_mkdirs(p->fd, "t/a/b/h/i/j", 0755, NULL);
+        int r = sys_remove_tree(p->fd, "t", NULL);
+        *(r == 0 ? &done : &refused) += 1;
+        assert_int_equal(faccessat(p->fd, "keep/file", F_OK, 0), 0);
+        assert_int_equal(faccessat(p->fd, "keep/deep/file", F_OK, 0), 0);
+        assert_int_equal(faccessat(p->fd, "keep/deep/er", F_OK, 0), 0);
+    }
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    printf("moved directories: %u removed, %u refused\n", done, refused);
+    assert_int_equal(done + refused, 150);
 }
 
 static void no_memory_in_trees(void **state)
@@ -627,6 +658,7 @@ int main(void)
         WITH_PLACE(deep_trees_go_with_few_descriptors),
         WITH_PLACE(unreadable_trees_go),
         WITH_PLACE(mounts_are_not_entered),
+        WITH_PLACE(moved_directories_lead_nowhere),
         WITH_PLACE(no_memory_in_trees),
         cmocka_unit_test(descriptors_travel),
         cmocka_unit_test(clocks_and_entropy),
