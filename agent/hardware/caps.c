@@ -83,7 +83,10 @@ int hardware_cap_by_name(struct str name, enum hardware_arch arch, enum hardware
         cap_find(name, HARDWARE_CAP_ARM, HARDWARE_CAP_COUNT, ret) == 0) {
         return 0;
     }
-    return cap_find(name, 0, HARDWARE_CAP_COUNT, ret);
+    if (cap_find(name, 0, HARDWARE_CAP_ARM, ret) == 0) {
+        return 0;
+    }
+    return cap_find(name, HARDWARE_CAP_ARM, HARDWARE_CAP_COUNT, ret);
 }
 
 void hardware_caps_hex(const struct hardware_caps *c, char dst[49])

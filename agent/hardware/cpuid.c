@@ -194,13 +194,17 @@ static void decode_caches(const struct hardware_cpuid *t, struct hardware_facts 
         uint64_t line = (l->ebx & 0xfff) + 1;
         uint64_t parts = (l->ebx >> 12 & 0x3ff) + 1;
         uint64_t ways = (l->ebx >> 22) + 1;
+        uint64_t size = line * parts * ways * ((uint64_t)l->ecx + 1);
+        if (size > CACHE_SIZE_MAX) {
+            continue;
+        }
         struct hardware_cache *c = &f->caches[f->cache_count++];
         *c = (struct hardware_cache){ 0 };
         c->level = (uint8_t)(l->eax >> 5 & 7);
         c->type = types[type];
         c->ways = (uint16_t)((l->eax & BIT(9)) != 0 ? 0 : ways); /* bit 9: fully associative */
         c->line_bytes = (uint32_t)line;
-        c->size_bytes = line * parts * ways * ((uint64_t)l->ecx + 1);
+        c->size_bytes = size;
         c->sharers = (l->eax >> 14 & 0xfff) + 1;
     }
 }

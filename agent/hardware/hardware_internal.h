@@ -49,6 +49,9 @@ struct hardware_cap_info {
         needs[2]; /* capabilities that it builds on; 0: none (nothing builds on ADX, number 0) */
 };
 
+/* No cache is larger: such a figure is garbage, and JSON's integers end at 2^63. */
+#define CACHE_SIZE_MAX ((uint64_t)1 << 40)
+
 const struct hardware_cap_info *hardware_cap_info(unsigned cap);
 /* The part of the name after the dot. */
 const char *hardware_cap_short(const struct hardware_cap_info *i);

@@ -210,7 +210,7 @@ int hardware_parse_cache(struct str level, struct str type, struct str size, str
     } else {
         return -EINVAL;
     }
-    if (str_size(str_trim(size), &v) != 0 || v == 0) { /* "48K" */
+    if (str_size(str_trim(size), &v) != 0 || v == 0 || v > CACHE_SIZE_MAX) { /* "48K" */
         return -EINVAL;
     }
     c.size_bytes = v;
@@ -244,7 +244,7 @@ uint64_t hardware_parse_meminfo(struct str text)
             if (str_ends(line, " kB")) {
                 line = str_trim(str_slice(line, 0, line.n - 3));
             }
-            return str_u64_in(line, 0, UINT64_MAX / 1024, &kib) == 0 ? kib * 1024 : 0;
+            return str_u64_in(line, 0, INT64_MAX / 1024, &kib) == 0 ? kib * 1024 : 0;
         }
     }
     return 0;

@@ -76,7 +76,8 @@ static uint64_t fixed_memory(const struct telemetry_meter *m, const struct telem
     uint64_t here = sat_add(sat_add(now->mem_anon, now->mem_shmem), now->mem_kernel);
     uint64_t before = sat_add(sat_add(m->base.mem_anon, m->base.mem_shmem), m->base.mem_kernel);
 
-    return here > before ? here - before : 0;
+    here = here > before ? here - before : 0;
+    return here < INT64_MAX ? here : INT64_MAX; /* JSON's integers end there */
 }
 
 static void sample_fill(const struct telemetry_meter *m, const struct telemetry_reading *now,

@@ -43,14 +43,20 @@ const char *telemetry_file_name(enum telemetry_file file)
     return file_names[file];
 }
 
+/* Everything stays below 2^63, where JSON's integers end; a larger figure is garbage. */
+static int read_u64(struct str s, uint64_t *ret)
+{
+    return str_u64_in(s, 0, INT64_MAX, ret);
+}
+
 static uint64_t sat_add(uint64_t a, uint64_t b)
 {
-    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
 }
 
 static uint64_t sat_mul(uint64_t a, uint64_t b)
 {
-    return b != 0 && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+    return b != 0 && a > INT64_MAX / b ? INT64_MAX : a * b;
 }
 
 /* ---- "key value" lines ---------------------------------------------------------------------- */
@@ -80,7 +86,7 @@ static uint32_t parse_keys(struct str text, const struct key *keys, size_t n,
     while (str_split(&text, '\n', &line)) {
         ptrdiff_t space = str_find(line, ' ');
         uint64_t v = 0;
-        if (space <= 0 || str_u64(str_trim(str_slice(line, (size_t)space, line.n)), &v) != 0) {
+        if (space <= 0 || read_u64(str_trim(str_slice(line, (size_t)space, line.n)), &v) != 0) {
             continue;
         }
         struct str name = str_slice(line, 0, (size_t)space);
@@ -159,7 +165,7 @@ static uint32_t v2_memory_stat(struct str text, struct telemetry_reading *r)
             uint64_t v = 0;
             for (size_t i = 0; space > 0 && i < ARRAY_LEN(parts); i++) {
                 if (str_eqs(str_slice(line, 0, (size_t)space), parts[i]) &&
-                    str_u64(str_trim(str_slice(line, (size_t)space, line.n)), &v) == 0) {
+                    read_u64(str_trim(str_slice(line, (size_t)space, line.n)), &v) == 0) {
                     sum = sat_add(sum, v);
                 }
             }
@@ -192,7 +198,7 @@ static uint32_t memory_events(struct str text, struct telemetry_reading *r)
 
 static uint32_t number(struct str text, uint64_t *dst, uint32_t part)
 {
-    return str_u64(str_trim(text), dst) == 0 ? part : 0;
+    return read_u64(str_trim(text), dst) == 0 ? part : 0;
 }
 
 /* "259:0 rbytes=90112 wbytes=0 rios=22 wios=0 dbytes=0 dios=0", a line per device. */
@@ -213,7 +219,7 @@ static uint32_t v2_io_stat(struct str text, struct telemetry_reading *r)
         while (str_split(&line, ' ', &word)) {
             ptrdiff_t eq = str_find(word, '=');
             uint64_t v = 0;
-            if (eq <= 0 || str_u64(str_slice(word, (size_t)eq + 1, word.n), &v) != 0) {
+            if (eq <= 0 || read_u64(str_slice(word, (size_t)eq + 1, word.n), &v) != 0) {
                 continue;
             }
             for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
@@ -243,7 +249,7 @@ static uint32_t v1_io(struct str text, uint64_t *reads, uint64_t *writes)
     while (str_split(&text, '\n', &line)) {
         seen |= str_starts(line, "Total ") ? TELEMETRY_HAS_IO : 0;
         if (!str_split(&line, ' ', &device) || !str_split(&line, ' ', &kind) ||
-            str_u64(str_trim(line), &v) != 0) {
+            read_u64(str_trim(line), &v) != 0) {
             continue;
         }
         if (str_eqs(kind, "Read")) {
@@ -269,7 +275,7 @@ static uint32_t pressure(struct str text, uint64_t *dst, uint32_t part)
         }
         while (str_split(&line, ' ', &word)) {
             if (str_starts(word, "total=") &&
-                str_u64(str_trim(str_slice(word, 6, word.n)), dst) == 0) {
+                read_u64(str_trim(str_slice(word, 6, word.n)), dst) == 0) {
                 return part;
             }
         }
