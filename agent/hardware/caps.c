@@ -30,7 +30,9 @@ unsigned hardware_caps_count(const struct hardware_caps *c)
     unsigned n = 0;
 
     for (unsigned i = 0; i < HARDWARE_CAP_WORDS; i++) {
-        n += (unsigned)__builtin_popcountll(c->w[i]);
+        for (uint64_t w = c->w[i]; w != 0; w &= w - 1) {
+            n++;
+        }
     }
     return n;
 }
