@@ -14,7 +14,7 @@ FILE_LINES_MAX = 999
 COLUMNS_MAX = 100
 TEXT = (".c", ".h", ".py", ".sh", ".md", ".html", ".css", ".js", ".conf", ".example")
 # Prose and pages; and C, where clang-format decides.
-WIDE_OK = (".md", ".html", ".css", ".js", ".c", ".h")
+WIDE_OK = (".md", ".html", ".css", ".js", ".c", ".h", ".example")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|not implemented|unimplemented)\b")
 
 
