@@ -12,6 +12,7 @@
 #include "agent/sandbox/sandbox.h"
 #include "common/insist.h"
 #include "common/log.h"
+#include "common/loop/loop.h"
 #include "common/sys/sys.h"
 #include "common/sys/sys_settings.h"
 #include "common/version.h"

@@ -14,6 +14,7 @@
 #include "common/heap.h"
 #include "common/json.h"
 #include "common/list.h"
+#include "common/loop/loop.h"
 
 enum {
     API_DEADLINES_MAX = 65536,

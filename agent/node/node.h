@@ -19,8 +19,9 @@
 #include "common/buf.h"
 #include "common/err.h"
 #include "common/ids.h"
-#include "common/loop/loop.h"
 #include "common/settings.h"
+
+struct loop; /* common/loop/loop.h */
 
 struct node;
 struct image_store;

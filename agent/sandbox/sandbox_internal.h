@@ -43,7 +43,7 @@ struct plan_step {
 enum { PLAN_STEPS_MAX = 96, PLAN_TEXT_MAX = 32768, PLAN_OPTIONS_MAX = 4095 };
 
 struct sandbox_plan {
-    struct plan_step steps[PLAN_STEPS_MAX];
+    struct plan_step steps[PLAN_STEPS_MAX + 1]; /* the last takes what does not fit */
     size_t len;
     char text[PLAN_TEXT_MAX]; /* what the steps point to, when it is not static */
     size_t text_len;

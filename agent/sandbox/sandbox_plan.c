@@ -62,10 +62,9 @@ static const char *keep(struct sandbox_plan *p, const char *fmt, ...)
 static struct plan_step *add(struct sandbox_plan *p, enum plan_op op, const char *path,
                              const char *text)
 {
-    static struct plan_step spare;
     if (p->len == PLAN_STEPS_MAX) {
         p->error = -E2BIG;
-        return &spare;
+        return &p->steps[PLAN_STEPS_MAX];
     }
     struct plan_step *s = &p->steps[p->len++];
     *s = (struct plan_step){ .op = op, .path = path, .text = text };

@@ -19,6 +19,8 @@ PREFIX = {folder: [folder + "_"] for folder in MAY_SEE}
 PREFIX["jobs"] = ["job_", "jobs_", "run_"]
 PREFIX["routing"] = ["route_", "routing_"]
 PREFIX["triggers"] = ["trigger_", "triggers_"]
+# agent/main.c and the daemon beside it.
+PREFIX_MAIN = ["main", "daemon_"]
 PREFIX_COMMON = {
     "ids": ["ulid_", "time_"],
     "digest": ["digest_", "hmac_", "mem_"],

@@ -17,7 +17,7 @@ import sys
 import rules
 
 
-BANNED = {"rand", "random", "system", "alarm", "sleep", "mallopt", "setenv", "putenv", "unsetenv"}
+BANNED = {"rand", "random", "system", "alarm", "sleep", "mallopt", "putenv"}
 
 
 def nm(path):
@@ -73,7 +73,7 @@ def prefixes(source):
     if mine == "common":
         return rules.PREFIX_COMMON.get(stem, [stem.split("_")[0] + "_"])
     if mine == "main":
-        return ["main"]
+        return rules.PREFIX_MAIN
     return rules.PREFIX.get(mine, [mine + "_"])
 
 
