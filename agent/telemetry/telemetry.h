@@ -91,6 +91,7 @@ enum telemetry_part {
 /* The kernel's counters as they stand, since the group was made. */
 struct telemetry_reading {
     uint32_t has; /* enum telemetry_part bits */
+    /* v1 counts user and system in ticks of 10 ms: their sum may pass the total by two of them. */
     uint64_t cpu_total_us, cpu_user_us, cpu_system_us;
     uint64_t throttled_us, nr_throttled;
     uint64_t mem_bytes; /* everything charged, page cache too */
