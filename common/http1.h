@@ -59,7 +59,8 @@ int http1_new(enum http1_side side, struct http1 **ret);
 struct http1 *http1_free(struct http1 *h);
 /* Ready for the next message on the same connection. Bytes of a pipelined one are not held here. */
 void http1_reset(struct http1 *h);
-/* Response side: the request was HEAD (or answered 204/304): no body follows. */
+/* Response side: the request was HEAD: no body follows, whatever the head says. Holds until the
+ * next http1_reset(): say it again after an interim (1xx) response. */
 void http1_expect_no_body(struct http1 *h);
 
 /* Takes up to n bytes at p. Sets *ret_used (bytes consumed) and returns an enum http1_event:

@@ -38,7 +38,9 @@ ssize_t sys_read_text(int dirfd, const char *name, char *dst, size_t cap);
 int sys_write_text(int dirfd, const char *name, const char *text);
 
 /* Replaces name by a new file: temporary file in the same directory, fsync, rename, fsync of the
- * directory. After 0 it is durable; after a failure the old one is untouched. */
+ * directory. After 0 it is durable; after a
+ * failure the old one is untouched. Only a crash in between leaves a file ".tmp-<16 hex digits>".
+ */
 int sys_write_file_atomic(int dirfd, const char *name, const void *data, size_t n, mode_t mode,
                           struct err *e);
 /* Makes path and what is missing above it, each with mode. Existing directories are left as they
