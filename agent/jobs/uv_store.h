@@ -64,20 +64,20 @@ typedef void job_store_accept_fn(void *arg, int status, bool replayed, const str
  * registered job) and its idempotency key (empty: none), in one transaction. A key that is known:
  * with the same run->request_hash 0, replayed and the run of then; with another one -EEXIST; in
  * both cases nothing is written. -EALREADY: the id is taken. */
-void job_store_accept_run(struct job_store *s, const struct run *run, const struct job *spec,
-                          struct str key, job_store_accept_fn *fn, void *arg);
+int job_store_accept_run(struct job_store *s, const struct run *run, const struct job *spec,
+                         struct str key, job_store_accept_fn *fn, void *arg);
 /* Writes a run that was accepted. With fn: durable before fn is called. fn NULL: written with the
  * next transaction, at the latest after 50 ms; in the order of the calls in any case; a failure is
  * counted only. former: the record of the attempt that ended as this one was queued again (kept for
  * job_store_attempts), or NULL. -ENOENT: no such run. -ESTALE: the store has a newer (epoch,
  * attempt). */
-void job_store_put_run(struct job_store *s, const struct run *run, const struct run *former,
-                       job_store_done_fn *fn, void *arg);
+int job_store_put_run(struct job_store *s, const struct run *run, const struct run *former,
+                      job_store_done_fn *fn, void *arg);
 
 /* run and spec are NULL with an error. spec: the document in force (the run's own, or the job's at
  * that revision); NULL when the job was deleted with its revisions. */
 typedef void job_store_run_fn(void *arg, int status, const struct run *run, const struct job *spec);
-void job_store_get_run(struct job_store *s, struct ulid id, job_store_run_fn *fn, void *arg);
+int job_store_get_run(struct job_store *s, struct ulid id, job_store_run_fn *fn, void *arg);
 
 struct job_store_filter {
     struct str job;    /* empty: any */
@@ -87,13 +87,13 @@ struct job_store_filter {
 };
 /* more: there are older ones that match. */
 typedef void job_store_runs_fn(void *arg, int status, const struct run *runs, size_t n, bool more);
-void job_store_list_runs(struct job_store *s, const struct job_store_filter *f,
-                         job_store_runs_fn *fn, void *arg);
+int job_store_list_runs(struct job_store *s, const struct job_store_filter *f,
+                        job_store_runs_fn *fn, void *arg);
 /* The records of a run's earlier attempts, the first first. */
-void job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *fn, void *arg);
+int job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *fn, void *arg);
 /* Every run that has not ended, the oldest first, in pieces: each() per piece, then done(). */
-void job_store_load_unfinished(struct job_store *s, job_store_runs_fn *each,
-                               job_store_done_fn *done, void *arg);
+int job_store_load_unfinished(struct job_store *s, job_store_runs_fn *each, job_store_done_fn *done,
+                              void *arg);
 
 /* -- jobs -- */
 
@@ -103,20 +103,20 @@ typedef void job_store_job_fn(void *arg, int status, const struct job *job, bool
                               bool changed);
 /* if_match: 0, or the revision that must be current, else -EAGAIN. An equal
  * document keeps its revision. Revisions of one name only ever grow, across deletion too. */
-void job_store_put_job(struct job_store *s, const struct job *job, uint32_t if_match,
-                       int64_t now_us, job_store_job_fn *fn, void *arg);
+int job_store_put_job(struct job_store *s, const struct job *job, uint32_t if_match, int64_t now_us,
+                      job_store_job_fn *fn, void *arg);
 /* revision 0: the newest. -ENOENT. A deleted job's revisions stay readable by number as long as a
  * run refers to them. */
-void job_store_get_job(struct job_store *s, struct str name, uint32_t revision,
-                       job_store_job_fn *fn, void *arg);
+int job_store_get_job(struct job_store *s, struct str name, uint32_t revision, job_store_job_fn *fn,
+                      void *arg);
 /* By name, from the first after `after`. */
 typedef void job_store_jobs_fn(void *arg, int status, const struct job *const *jobs, size_t n,
                                bool more);
-void job_store_list_jobs(struct job_store *s, struct str after, size_t limit, job_store_jobs_fn *fn,
-                         void *arg);
+int job_store_list_jobs(struct job_store *s, struct str after, size_t limit, job_store_jobs_fn *fn,
+                        void *arg);
 /* Its runs go on. -ENOENT; -EAGAIN: not this revision (if_match 0: any). */
-void job_store_delete_job(struct job_store *s, struct str name, uint32_t if_match,
-                          job_store_done_fn *fn, void *arg);
+int job_store_delete_job(struct job_store *s, struct str name, uint32_t if_match,
+                         job_store_done_fn *fn, void *arg);
 
 /* -- housekeeping -- */
 
@@ -129,7 +129,7 @@ struct job_store_gone {
 };
 typedef void job_store_gone_fn(void *arg, int status, const struct job_store_gone *gone, size_t n,
                                bool more);
-void job_store_retain(struct job_store *s, int64_t now_us, job_store_gone_fn *fn, void *arg);
+int job_store_retain(struct job_store *s, int64_t now_us, job_store_gone_fn *fn, void *arg);
 
 struct job_store_stats {
     uint64_t file_bytes; /* database and log */
@@ -143,10 +143,11 @@ struct job_store_job_stats {
     uint64_t by_state[RUN_STATE_COUNT];
     int64_t last_us; /* created_us of the newest run */
 };
-/* per job: the jobs_max with the newest runs. Kept up by triggers in the database: cheap. */
+/* jobs: the jobs_max (at most 1,000) with the newest runs. Counts are kept up with every write:
+ * cheap, but for counting the registered jobs. */
 typedef void job_store_stats_fn(void *arg, int status, const struct job_store_stats *stats,
                                 const struct job_store_job_stats *jobs, size_t jobs_n);
-void job_store_stats(struct job_store *s, size_t jobs_max, job_store_stats_fn *fn, void *arg);
+int job_store_stats(struct job_store *s, size_t jobs_max, job_store_stats_fn *fn, void *arg);
 
 struct job_store_counters {
     uint64_t commits;
