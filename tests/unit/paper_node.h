@@ -1,0 +1,478 @@
+/*
+ * paper_node - a node made of paper: what node.h and the outputs of sandbox.h promise, with answers
+ * that the test sets. Definitions, not declarations: test_api.c alone includes it, and its linker
+ * takes these instead of the real ones.
+ */
+#ifndef TESTS_UNIT_PAPER_NODE_H
+#define TESTS_UNIT_PAPER_NODE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/api/api.h"
+#include "common/list.h"
+#include "common/mem.h"
+#include "tests/lib/peer.h"
+
+enum { RUNS_MAX = 16 };
+
+/* ---- the paper node: what it will answer is set by the test ---- */
+
+enum kind { KIND_JOB, KIND_JOBS, KIND_RUN, KIND_RUNS, KIND_TEXT };
+
+struct node {
+    struct peer peer;
+    struct loop loop;
+    struct settings settings;
+    struct api *api;
+    struct list pending; /* struct pending */
+    struct list watches;
+    char dir[64];
+    int spool_fd;
+    bool ready, draining, closed;
+    struct node_error refuse; /* the next answer, unless NODE_OK */
+    struct job_problems problems;
+    enum node_code admits;
+    struct job job;
+    bool created, replayed, more;
+    struct run runs[RUNS_MAX];
+    size_t runs_len;
+    unsigned answers; /* that reached the API */
+    /* what the API asked for */
+    struct node_run_filter filter;
+    char filter_job[64], name[256], document[4096], spool_name[64], key[300], reference[300];
+    uint64_t payload_bytes;
+    uint32_t if_match, revision;
+    uint8_t hash[32];
+    unsigned submits;
+    /* the output of every run */
+    char text[8192];
+    size_t text_len;
+    bool output_ended, output_missing, output_fails;
+    int output_file;
+};
+
+struct pending {
+    struct list link;
+    struct loop_defer defer;
+    struct node *n;
+    enum kind kind;
+    void *arg;
+    union {
+        node_job_fn *job;
+        node_jobs_fn *jobs;
+        node_run_fn *run;
+        node_runs_fn *runs;
+        node_text_fn *text;
+    } fn;
+    struct ulid id;
+    const char *text;
+    bool deletion;
+};
+
+struct node_watch {
+    struct list link;
+    bool all;
+    struct ulid id;
+    node_watch_fn *fn;
+    void *arg;
+};
+
+static struct node *paper; /* for functions that are not told which node */
+
+static const struct run *run_find(struct node *n, struct ulid id)
+{
+    for (size_t i = 0; i < n->runs_len; i++) {
+        if (ulid_eq(n->runs[i].id, id)) {
+            return &n->runs[i];
+        }
+    }
+    return NULL;
+}
+
+static void pending_fire(struct loop_defer *d)
+{
+    struct pending *p = CONTAINER_OF(d, struct pending, defer);
+    struct node *n = p->n;
+    const struct job *job = &n->job;
+    struct node_error error = n->refuse;
+    const struct run *run = p->kind == KIND_RUN ? run_find(n, p->id) : NULL;
+    if (error.code == NODE_OK && p->kind == KIND_RUN && run == NULL) {
+        error = (struct node_error){ .code = NODE_UNKNOWN_RUN, .detail = "no such run" };
+    }
+    const struct node_error *e = error.code != NODE_OK ? &error : NULL;
+    n->refuse = (struct node_error){ 0 };
+    list_remove(&p->link);
+    n->answers++;
+    switch (p->kind) {
+    case KIND_JOB:
+        p->fn.job(p->arg, e, e == NULL && !p->deletion ? job : NULL, n->created, true);
+        break;
+    case KIND_JOBS:
+        p->fn.jobs(p->arg, e, &job, e == NULL ? 1 : 0, n->more ? job->name : NULL);
+        break;
+    case KIND_RUN:
+        p->fn.run(p->arg, e, e == NULL ? run : NULL, n->replayed);
+        break;
+    case KIND_RUNS:
+        p->fn.runs(p->arg, e, n->runs, e == NULL ? n->runs_len : 0, n->more);
+        break;
+    case KIND_TEXT:
+        p->fn.text(p->arg, e, e == NULL ? str_of(p->text) : (struct str){ NULL, 0 });
+        break;
+    }
+    mem_free(p);
+}
+
+static struct pending *pend(struct node *n, enum kind kind, void *arg)
+{
+    struct pending *p = mem_zalloc(sizeof(*p));
+    assert_non_null(p);
+    p->n = n;
+    p->kind = kind;
+    p->arg = arg;
+    list_push_back(&n->pending, &p->link);
+    loop_defer_init(&p->defer, pending_fire);
+    loop_defer_post(&n->loop, &p->defer);
+    return p;
+}
+
+static void keep(char *dst, size_t cap, struct str s)
+{
+    (void)snprintf(dst, cap, "%.*s", STR_ARG(s));
+}
+
+const char *node_code_name(enum node_code code)
+{
+    static const char *const names[] = {
+        [NODE_BAD_JSON] = "bad_json",
+        [NODE_INVALID_DOCUMENT] = "invalid_document",
+        [NODE_UNKNOWN_JOB] = "unknown_job",
+        [NODE_UNKNOWN_RUN] = "unknown_run",
+        [NODE_QUEUE_FULL] = "queue_full",
+        [NODE_DISK_FULL] = "disk_full",
+        [NODE_KEY_REUSED] = "idempotency_key_reused",
+        [NODE_PRECONDITION] = "precondition_failed",
+        [NODE_CONFLICT] = "conflict",
+    };
+    return names[code];
+}
+
+int node_code_status(enum node_code code)
+{
+    static const int statuses[] = {
+        [NODE_BAD_JSON] = 400,    [NODE_INVALID_DOCUMENT] = 422, [NODE_UNKNOWN_JOB] = 404,
+        [NODE_UNKNOWN_RUN] = 404, [NODE_QUEUE_FULL] = 503,       [NODE_DISK_FULL] = 507,
+        [NODE_KEY_REUSED] = 422,  [NODE_PRECONDITION] = 412,     [NODE_CONFLICT] = 409,
+    };
+    return statuses[code];
+}
+
+void node_job_put(struct node *n, struct str name, struct str document, uint32_t if_match,
+                  node_job_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    keep(n->document, sizeof(n->document), document);
+    n->if_match = if_match;
+    pend(n, KIND_JOB, arg)->fn.job = fn;
+}
+
+void node_job_get(struct node *n, struct str name, uint32_t revision, node_job_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    n->revision = revision;
+    pend(n, KIND_JOB, arg)->fn.job = fn;
+}
+
+void node_job_delete(struct node *n, struct str name, node_job_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    struct pending *p = pend(n, KIND_JOB, arg);
+    p->fn.job = fn;
+    p->deletion = true;
+}
+
+void node_job_list(struct node *n, struct str after, size_t limit, node_jobs_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), after);
+    n->filter.limit = limit;
+    pend(n, KIND_JOBS, arg)->fn.jobs = fn;
+}
+
+void node_submit(struct node *n, const struct node_submit *s, node_run_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), s->job);
+    keep(n->document, sizeof(n->document), s->document);
+    keep(n->spool_name, sizeof(n->spool_name), s->spool_name);
+    keep(n->key, sizeof(n->key), s->idempotency_key);
+    memcpy(n->hash, s->request_hash, sizeof(n->hash));
+    n->payload_bytes = s->payload_bytes;
+    n->submits++;
+    struct pending *p = pend(n, KIND_RUN, arg);
+    p->id = n->runs[0].id;
+    p->fn.run = fn;
+}
+
+void node_run_get(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
+{
+    struct pending *p = pend(n, KIND_RUN, arg);
+    p->id = id;
+    p->fn.run = fn;
+}
+
+void node_run_cancel(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
+{
+    node_run_get(n, id, fn, arg);
+}
+
+void node_run_retry(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
+{
+    node_run_get(n, id, fn, arg);
+}
+
+void node_run_list(struct node *n, const struct node_run_filter *filter, node_runs_fn *fn,
+                   void *arg)
+{
+    n->filter = *filter;
+    keep(n->filter_job, sizeof(n->filter_job), filter->job);
+    pend(n, KIND_RUNS, arg)->fn.runs = fn;
+}
+
+struct node_watch *node_run_watch(struct node *n, const struct ulid *id, node_watch_fn *fn,
+                                  void *arg)
+{
+    struct node_watch *w = mem_zalloc(sizeof(*w));
+    assert_non_null(w);
+    w->all = id == NULL;
+    w->id = id != NULL ? *id : w->id;
+    w->fn = fn;
+    w->arg = arg;
+    list_push_back(&n->watches, &w->link);
+    return w;
+}
+
+struct node_watch *node_unwatch(struct node_watch *w)
+{
+    if (w != NULL) {
+        list_remove(&w->link);
+    }
+    return mem_free(w);
+}
+
+static void tell(struct node *n, const struct run *run)
+{
+    LIST_EACH_SAFE (it, &n->watches) {
+        struct node_watch *w = LIST_ITEM(it, struct node_watch, link);
+        if (w->all || ulid_eq(w->id, run->id)) {
+            w->fn(w->arg, run);
+        }
+    }
+}
+
+static void text_pend(struct node *n, const char *text, node_text_fn *fn, void *arg)
+{
+    struct pending *p = pend(n, KIND_TEXT, arg);
+    p->text = text;
+    p->fn.text = fn;
+}
+
+void node_run_samples(struct node *n, struct ulid id, node_text_fn *fn, void *arg)
+{
+    (void)id;
+    text_pend(n, "{\"samples\":[]}", fn, arg);
+}
+
+void node_run_placement(struct node *n, struct ulid id, node_text_fn *fn, void *arg)
+{
+    (void)id;
+    text_pend(n, "{\"basis\":\"local\"}", fn, arg);
+}
+
+void node_status(struct node *n, node_text_fn *fn, void *arg)
+{
+    text_pend(n, "{\"cluster\":{}}", fn, arg);
+}
+
+void node_image_list(struct node *n, node_text_fn *fn, void *arg)
+{
+    text_pend(n, "{\"images\":[]}", fn, arg);
+}
+
+void node_image_delete(struct node *n, struct str repository, struct str reference,
+                       node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), repository);
+    keep(n->reference, sizeof(n->reference), reference);
+    text_pend(n, "{\"images\":1}", fn, arg);
+}
+
+void node_image_prune(struct node *n, node_text_fn *fn, void *arg)
+{
+    text_pend(n, "{\"images\":0}", fn, arg);
+}
+
+int node_runs_dirfd(const struct node *n)
+{
+    return n->spool_fd;
+}
+
+int node_spool_dirfd(const struct node *n)
+{
+    return n->spool_fd;
+}
+
+void node_self_json(struct node *n, struct json_w *w)
+{
+    json_w_obj(w);
+    json_kv_cstr(w, "name", "paper");
+    json_kv_cstr(w, "state", n->draining ? "draining" : "alive");
+    json_w_end(w);
+}
+
+void node_metrics(struct node *n, struct buf *out)
+{
+    (void)n;
+    (void)buf_adds(out, "agent_runs_total 0\n");
+}
+
+bool node_is_self(const struct node *n, struct str name)
+{
+    (void)n;
+    return str_eqs(name, "paper");
+}
+
+bool node_is_ready(const struct node *n)
+{
+    return n->ready;
+}
+
+bool node_is_draining(const struct node *n)
+{
+    return n->draining;
+}
+
+void node_set_draining(struct node *n, bool draining)
+{
+    n->draining = draining;
+}
+
+enum node_code node_admits(struct node *n, uint64_t payload_bytes, struct node_error *ret)
+{
+    n->payload_bytes = payload_bytes;
+    if (n->admits != NODE_OK && ret != NULL) {
+        *ret = (struct node_error){ .code = n->admits, .detail = "no room", .retry_after_s = 7 };
+    }
+    return n->admits;
+}
+
+struct loop *node_loop(struct node *n)
+{
+    return &n->loop;
+}
+
+const struct settings *node_settings(const struct node *n)
+{
+    return &n->settings;
+}
+
+void node_forget(struct node *n, void *arg)
+{
+    LIST_EACH_SAFE (it, &n->pending) {
+        struct pending *p = LIST_ITEM(it, struct pending, link);
+        if (p->arg == arg) {
+            loop_defer_cancel(&p->defer);
+            list_remove(&p->link);
+            mem_free(p);
+        }
+    }
+}
+
+/* ---- paper outputs: every run has paper->text on both streams ---- */
+
+struct sandbox_output {
+    uint32_t attempt;
+};
+
+int sandbox_output_open(int runs_dirfd, struct ulid run, uint32_t attempt,
+                        struct sandbox_output **ret, struct err *e)
+{
+    (void)runs_dirfd;
+    (void)run;
+    (void)e;
+    if (paper->output_missing) {
+        return -ENOENT;
+    }
+    *ret = calloc(1, sizeof(**ret));
+    (*ret)->attempt = attempt;
+    return 0;
+}
+
+struct sandbox_output *sandbox_output_free(struct sandbox_output *o)
+{
+    free(o);
+    return NULL;
+}
+
+int sandbox_output_stat(struct sandbox_output *o, enum sandbox_stream s,
+                        struct sandbox_output_stat *ret, struct err *e)
+{
+    (void)o;
+    (void)s;
+    (void)e;
+    ret->ended = paper->output_ended;
+    ret->total = paper->text_len;
+    ret->readable = paper->text_len;
+    return paper->output_fails ? -EIO : 0;
+}
+
+int sandbox_output_read(struct sandbox_output *o, enum sandbox_stream s, uint64_t *pos, void *dst,
+                        size_t n, size_t *ret_n, struct err *e)
+{
+    (void)o;
+    (void)s;
+    (void)e;
+    size_t left = paper->text_len - (size_t)*pos;
+    left = left < n ? left : n;
+    left = left < 5 ? left : 5; /* in small pieces */
+    memcpy(dst, paper->text + *pos, left);
+    *pos += left;
+    *ret_n = left;
+    return 0;
+}
+
+int sandbox_output_fd(const struct sandbox_output *o)
+{
+    (void)o;
+    return paper->output_file;
+}
+
+int sandbox_output_merge(struct sandbox_output *o, struct sandbox_merge *m, void *dst, size_t n,
+                         size_t *ret_n, enum sandbox_stream *ret_stream, int64_t *ret_wall_us,
+                         struct err *e)
+{
+    *ret_stream = SANDBOX_STDOUT;
+    *ret_wall_us = 1000;
+    return sandbox_output_read(o, SANDBOX_STDOUT, &m->pos[1], dst, n, ret_n, e);
+}
+
+int sandbox_output_seek(struct sandbox_output *o, enum sandbox_stream s, int64_t wall_us,
+                        uint64_t *ret_pos, struct err *e)
+{
+    (void)o;
+    (void)s;
+    (void)wall_us;
+    (void)e;
+    *ret_pos = 4;
+    return 0;
+}
+
+#endif
