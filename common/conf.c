@@ -359,7 +359,12 @@ static const char *line_problem(const struct reader *rd, struct str line)
     if (equals < 0 || (colon >= 0 && colon < equals)) {
         return "expected 'key = value', '[section]' or a comment";
     }
-    return equals == 0 ? "there is no key before '='" : NULL;
+    if (equals == 0) {
+        return "there is no key before '='";
+    }
+    /* "key=;x": a comment to one reader, a value to the next. */
+    bool semicolon = str_starts(str_slice(text, (size_t)equals + 1, SIZE_MAX), ";");
+    return semicolon ? "a value cannot begin with ';'" : NULL;
 }
 
 /* inih's source of lines, like fgets(). */

@@ -205,6 +205,7 @@ static void messages(void **state)
     bad("[first]\nname x", "t.conf:2: expected 'key = value', '[section]' or a comment");
     bad("[first]\nname: x", "t.conf:2: expected 'key = value', '[section]' or a comment");
     bad("[first]\n= x", "t.conf:2: there is no key before '='");
+    bad("[first]\nname =;x", "t.conf:2: a value cannot begin with ';'");
     bad("[first\nname = x", "t.conf:1: a section line is '[name]'");
     bad("[]\n", "t.conf:1: a section line is '[name]'");
     bad("[first] x\n", "t.conf:1: a section line is '[name]'");
