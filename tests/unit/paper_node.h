@@ -20,6 +20,7 @@
 
 #include "agent/api/api.h"
 #include "common/list.h"
+#include "common/loop/loop.h"
 #include "common/mem.h"
 #include "tests/lib/peer.h"
 
