@@ -72,9 +72,9 @@ struct image_route {
     char session[IMAGE_SESSION_LEN + 1]; /* SESSION */
 };
 
-/* Takes a request's path, still percent-encoded, apart. -ENOENT: no such route; -EINVAL: a name or
- * tag that breaks the rules (NAME_INVALID); -EBADMSG: a malformed or unknown digest
- * (DIGEST_INVALID); -ESRCH: an upload session that can not exist (BLOB_UPLOAD_UNKNOWN). */
+/* Takes a request's path, still percent-encoded, apart. -ENOENT: no such route; -EINVAL: a name
+ * that breaks the rules (NAME_INVALID); -ENOMSG: a tag that does; -EBADMSG: a malformed or unknown
+ * digest (DIGEST_INVALID); -ESRCH: an upload session that can not exist (BLOB_UPLOAD_UNKNOWN). */
 int image_route_parse(struct str path, struct image_route *ret, struct err *e);
 
 /* The Range header of a download of `size` bytes: 0 and what to send; -ENOENT: none that we honour,

@@ -62,7 +62,7 @@ static int take_reference(struct image_route *route, struct str text, struct err
         return take_digest(route, text, e);
     }
     if (!image_tag_ok(text)) {
-        return err_say(e, -EINVAL, "'%.*s' is not a tag", STR_ARG(text));
+        return err_say(e, -ENOMSG, "'%.*s' is not a tag", STR_ARG(text));
     }
     int r = str_copy(route->ref.tag, sizeof(route->ref.tag), text);
     INSIST(r == 0);

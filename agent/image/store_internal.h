@@ -99,6 +99,9 @@ int image_store_init(struct image_store *s, const struct image_store_options *op
 void image_store_release(struct image_store *s);
 /* Blobs came or went. */
 void image_store_add_stats(struct image_store *s, int64_t blobs, int64_t bytes);
+/* Sessions that are open now; bytes that came in since the last call. */
+void image_store_note_uploads(struct image_store *s, unsigned sessions, uint64_t bytes);
+void image_store_note_download(struct image_store *s, uint64_t bytes);
 bool image_store_is_pinned(struct image_store *s, const char *digest);
 
 /* ---- sys_store_blobs.c

@@ -88,6 +88,21 @@ void image_store_add_stats(struct image_store *s, int64_t blobs, int64_t bytes)
     pthread_mutex_unlock(&s->brief);
 }
 
+void image_store_note_uploads(struct image_store *s, unsigned sessions, uint64_t bytes)
+{
+    pthread_mutex_lock(&s->brief);
+    s->stats.uploads = sessions;
+    s->stats.uploads_bytes_total += bytes;
+    pthread_mutex_unlock(&s->brief);
+}
+
+void image_store_note_download(struct image_store *s, uint64_t bytes)
+{
+    pthread_mutex_lock(&s->brief);
+    s->stats.downloads_bytes_total += bytes;
+    pthread_mutex_unlock(&s->brief);
+}
+
 void image_store_stats(struct image_store *s, struct image_store_stats *ret)
 {
     pthread_mutex_lock(&s->brief);
