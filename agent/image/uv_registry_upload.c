@@ -228,6 +228,18 @@ static int rehash(struct image_upload *u, struct digest *ret)
     return 0;
 }
 
+/* What the job came to counts unless something was wrong before. */
+static void take_job_status(struct image_upload *u, int status)
+{
+    if (status < 0) {
+        u->job_status = err_set(&u->job_error, status, "upload");
+    }
+    if (u->status == 0 && u->job_status < 0) {
+        u->status = u->job_status;
+        u->error = u->job_error;
+    }
+}
+
 static void finish_work(struct loop_work *w)
 {
     struct image_upload *u = CONTAINER_OF(w, struct image_upload, work);
