@@ -205,8 +205,19 @@ $(B)/fuzz/fuzz_%: $(B)/fuzz/tests/fuzz/fuzz_%.o $(B)/fuzz/libagent.a
 
 # ---------------------------------------------------------------- system tests, bench, demo
 
+# A launcher with a stand-in for the agent, and the programs that tests run inside sandboxes.
+PROBES := $(patsubst tests/system/probes/%.c,$(B)/probes/%,$(wildcard tests/system/probes/*.c))
+
+$(B)/sandbox_driver: $(B)/obj/tests/system/sandbox_driver.o $(B)/libagent.a packaging/link
+	@echo "  LINK    $@"
+	@packaging/link $(if $(WERROR),--werror) $(CC_obj) $(LDFLAGS_static) -o $@ $< $(B)/libagent.a $(LIBS)
+
+$(B)/probes/%: tests/system/probes/%.c tests/system/probes/probe.h
+	@mkdir -p $(@D); echo "  PROBE   $@"
+	@$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
+
 .PHONY: system bench demo
-system: $(B)/agent
+system: $(B)/agent $(B)/sandbox_driver $(PROBES)
 	@mkdir -p $(B)/results
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
 		--junitxml=$(B)/results/system.xml tests/system

@@ -122,7 +122,8 @@ int sandbox_mount_attach_layer(const struct slot_box *box, const char *hex, unsi
 int sandbox_mount_detach_layer(unsigned n);
 
 /* sys_caps.c */
-int sandbox_caps_drop_all(struct err *e);           /* bounding, ambient, inheritable, all sets */
+int sandbox_caps_drop_bounding(struct err *e);      /* needs CAP_SETPCAP: before the ids change */
+int sandbox_caps_drop_all(struct err *e);           /* ambient, inheritable, permitted, effective */
 int sandbox_caps_keep_only(int cap, struct err *e); /* in this user namespace */
 void sandbox_process_hide_name(char *argv0, size_t len, const char *name);
 
