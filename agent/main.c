@@ -5,9 +5,11 @@
 #include <openssl/ssl.h>
 
 #include "agent/cli/cli.h"
+#include "agent/sandbox/sandbox.h"
 
 int main(int argc, char **argv)
 {
+    sandbox_main_hook(argc, argv);
     /* A static glibc program must not load name service modules: they bring a second libc. */
     (void)__nss_configure_lookup("hosts", "files dns");
     (void)__nss_configure_lookup("passwd", "files");

@@ -1,4 +1,4 @@
-/* Capabilities, and the command line that others can read. */
+/* Capabilities. */
 #include <errno.h>
 #include <linux/capability.h>
 #include <string.h>
@@ -46,14 +46,4 @@ int sandbox_caps_drop_all(struct err *e)
 int sandbox_caps_keep_only(int cap, struct err *e)
 {
     return caps_set(UINT64_C(1) << cap, e);
-}
-
-void sandbox_process_hide_name(char *argv0, size_t len, const char *name)
-{
-    if (argv0 != NULL && len > 0) {
-        size_t n = strlen(name);
-        memset(argv0, 0, len);
-        memcpy(argv0, name, n < len ? n : len - 1);
-    }
-    prctl(PR_SET_NAME, name, 0, 0, 0);
 }

@@ -202,15 +202,13 @@ struct launcher {
     struct list queue; /* struct queued_msg */
     size_t queue_len;
     bool stopping;
-    int exe, host_mnt, host_net;
+    int exe, exe_tree, host_mnt, host_net;
     int layers, runs, spool; /* directories */
     int storage_userns;
     char boot_id[37];
     struct cgroups cg;
     struct sock_fprog filter;
     char resolv_conf[RESOLV_MAX];
-    char *argv0;
-    size_t argv_len;
     struct slot *slots;
     uint32_t slots_len;
     struct list workers; /* struct worker, the oldest first */

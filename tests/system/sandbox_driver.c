@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <nss.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -111,6 +112,9 @@ static int listen_at(const char *path)
 int main(int argc, char **argv)
 {
     static struct settings settings;
+    sandbox_main_hook(argc, argv);
+    (void)__nss_configure_lookup("passwd", "files");
+    (void)__nss_configure_lookup("group", "files");
     struct err e = { 0 };
     char role[] = "agent";
     char name[] = "sandbox_driver";
@@ -138,8 +142,6 @@ int main(int argc, char **argv)
         .listen_fds_len = 1,
         .agent_argv = agent_argv,
         .unpack = &ops,
-        .argc = argc,
-        .argv = argv,
     };
     return sandbox_launcher_main(&config);
 }

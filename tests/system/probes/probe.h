@@ -1,6 +1,7 @@
 /*
- * probe - what the probes share. A probe is a small static program that runs inside a sandbox, tries
- * what must not work (and what must), and prints one line each: "ok NAME" or "FAIL NAME: why".
+ * probe - what the probes share. A probe is a small static program that runs inside a sandbox,
+ * tries what must not work (and what must), and prints one line each: "ok NAME" or "FAIL NAME:
+ * why".
  */
 #ifndef PROBE_H
 #define PROBE_H

@@ -26,30 +26,50 @@ static void numbers(void)
         long nr;
         const char *name;
     } eperm[] = {
-        { SYS_mount, "mount" },           { SYS_umount2, "umount2" },
-        { SYS_pivot_root, "pivot_root" }, { SYS_setns, "setns" },
-        { SYS_unshare, "unshare" },       { SYS_ptrace, "ptrace" },
-        { SYS_bpf, "bpf" },               { SYS_perf_event_open, "perf_event_open" },
+        { SYS_mount, "mount" },
+        { SYS_umount2, "umount2" },
+        { SYS_pivot_root, "pivot_root" },
+        { SYS_setns, "setns" },
+        { SYS_unshare, "unshare" },
+        { SYS_ptrace, "ptrace" },
+        { SYS_bpf, "bpf" },
+        { SYS_perf_event_open, "perf_event_open" },
         { SYS_open_by_handle_at, "open_by_handle_at" },
-        { SYS_kexec_load, "kexec_load" }, { SYS_kexec_file_load, "kexec_file_load" },
-        { SYS_init_module, "init_module" }, { SYS_finit_module, "finit_module" },
-        { SYS_delete_module, "delete_module" }, { SYS_reboot, "reboot" },
-        { SYS_swapon, "swapon" },         { SYS_acct, "acct" },
-        { SYS_add_key, "add_key" },       { SYS_request_key, "request_key" },
-        { SYS_keyctl, "keyctl" },         { SYS_userfaultfd, "userfaultfd" },
-        { SYS_fanotify_init, "fanotify_init" }, { SYS_fanotify_mark, "fanotify_mark" },
+        { SYS_kexec_load, "kexec_load" },
+        { SYS_kexec_file_load, "kexec_file_load" },
+        { SYS_init_module, "init_module" },
+        { SYS_finit_module, "finit_module" },
+        { SYS_delete_module, "delete_module" },
+        { SYS_reboot, "reboot" },
+        { SYS_swapon, "swapon" },
+        { SYS_acct, "acct" },
+        { SYS_add_key, "add_key" },
+        { SYS_request_key, "request_key" },
+        { SYS_keyctl, "keyctl" },
+        { SYS_userfaultfd, "userfaultfd" },
+        { SYS_fanotify_init, "fanotify_init" },
+        { SYS_fanotify_mark, "fanotify_mark" },
         { SYS_process_vm_readv, "process_vm_readv" },
         { SYS_process_vm_writev, "process_vm_writev" },
-        { SYS_kcmp, "kcmp" },             { SYS_io_uring_setup, "io_uring_setup" },
-        { SYS_fsopen, "fsopen" },         { SYS_fsconfig, "fsconfig" },
-        { SYS_fsmount, "fsmount" },       { SYS_move_mount, "move_mount" },
-        { SYS_open_tree, "open_tree" },   { SYS_mount_setattr, "mount_setattr" },
-        { SYS_sethostname, "sethostname" }, { SYS_settimeofday, "settimeofday" },
-        { SYS_clock_settime, "clock_settime" }, { SYS_syslog, "syslog" },
-        { SYS_quotactl, "quotactl" },     { SYS_pidfd_getfd, "pidfd_getfd" },
-        { SYS_chroot, "chroot" },         { SYS_vhangup, "vhangup" },
+        { SYS_kcmp, "kcmp" },
+        { SYS_io_uring_setup, "io_uring_setup" },
+        { SYS_fsopen, "fsopen" },
+        { SYS_fsconfig, "fsconfig" },
+        { SYS_fsmount, "fsmount" },
+        { SYS_move_mount, "move_mount" },
+        { SYS_open_tree, "open_tree" },
+        { SYS_mount_setattr, "mount_setattr" },
+        { SYS_sethostname, "sethostname" },
+        { SYS_settimeofday, "settimeofday" },
+        { SYS_clock_settime, "clock_settime" },
+        { SYS_syslog, "syslog" },
+        { SYS_quotactl, "quotactl" },
+        { SYS_pidfd_getfd, "pidfd_getfd" },
+        { SYS_chroot, "chroot" },
+        { SYS_vhangup, "vhangup" },
 #ifdef SYS_iopl
-        { SYS_iopl, "iopl" },             { SYS_ioperm, "ioperm" },
+        { SYS_iopl, "iopl" },
+        { SYS_ioperm, "ioperm" },
         { SYS_modify_ldt, "modify_ldt" },
 #endif
     };
@@ -68,9 +88,9 @@ static void clones(void)
         unsigned long flag;
         const char *name;
     } flags[] = {
-        { CLONE_NEWUSER, "clone NEWUSER" }, { CLONE_NEWNS, "clone NEWNS" },
-        { CLONE_NEWPID, "clone NEWPID" },   { CLONE_NEWNET, "clone NEWNET" },
-        { CLONE_NEWIPC, "clone NEWIPC" },   { CLONE_NEWUTS, "clone NEWUTS" },
+        { CLONE_NEWUSER, "clone NEWUSER" },     { CLONE_NEWNS, "clone NEWNS" },
+        { CLONE_NEWPID, "clone NEWPID" },       { CLONE_NEWNET, "clone NEWNET" },
+        { CLONE_NEWIPC, "clone NEWIPC" },       { CLONE_NEWUTS, "clone NEWUTS" },
         { CLONE_NEWCGROUP, "clone NEWCGROUP" },
     };
     for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
@@ -79,7 +99,8 @@ static void clones(void)
             _exit(0);
         }
         refused(pid, EPERM, flags[i].name);
-        /* The kernel looks at 32 bits of the argument; the filter must not be fooled by the rest. */
+        /* The kernel looks at 32 bits of the argument; the filter must not be fooled by the rest.
+         */
         pid = syscall(SYS_clone, flags[i].flag | SIGCHLD | (1UL << 40), 0, 0, 0, 0);
         if (pid == 0) {
             _exit(0);
@@ -182,7 +203,8 @@ static void foreign(void)
         _exit(0);
     }
     waitpid(pid, &status, 0);
-    check(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "x32 numbers kill", "status %x", status);
+    check(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "x32 numbers kill", "status %x",
+          status);
 #endif
 }
 

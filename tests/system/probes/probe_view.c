@@ -39,7 +39,7 @@ static const char *slurp(const char *path)
 static void mounts(void)
 {
     static const char *const bad[] = { "/var/lib", "agent-sandbox", "/runs/", "layers", "shared:",
-                                       "master:", "ext4", "/home", "/work", "/spool" };
+                                       "master:",  "ext4",          "/home",  "/work",  "/spool" };
     slurp("/proc/self/mountinfo");
     check(strstr(text, " / / ") != NULL, "mountinfo has a root", "%s", text);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -69,15 +69,22 @@ static bool empty_dir(const char *path)
 static void masks(void)
 {
     static const char *const files[] = {
-        "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/timer_stats",
-        "/proc/sched_debug", "/proc/latency_stats", "/proc/interrupts", "/proc/kallsyms",
-        "/proc/kmsg", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup",
-        "/proc/vmallocinfo", "/proc/slabinfo", "/proc/config.gz",
+        "/proc/kcore",       "/proc/keys",        "/proc/key-users",     "/proc/timer_list",
+        "/proc/timer_stats", "/proc/sched_debug", "/proc/latency_stats", "/proc/interrupts",
+        "/proc/kallsyms",    "/proc/kmsg",        "/proc/kpagecount",    "/proc/kpageflags",
+        "/proc/kpagecgroup", "/proc/vmallocinfo", "/proc/slabinfo",      "/proc/config.gz",
     };
     static const char *const dirs[] = {
-        "/proc/acpi", "/proc/scsi", "/proc/asound", "/sys/firmware", "/sys/fs/cgroup",
-        "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security",
-        "/sys/devices/virtual/powercap", "/sys/devices/system/cpu/cpu0/thermal_throttle",
+        "/proc/acpi",
+        "/proc/scsi",
+        "/proc/asound",
+        "/sys/firmware",
+        "/sys/fs/cgroup",
+        "/sys/kernel/debug",
+        "/sys/kernel/tracing",
+        "/sys/kernel/security",
+        "/sys/devices/virtual/powercap",
+        "/sys/devices/system/cpu/cpu0/thermal_throttle",
         "/sys/devices/system/cpu/cpu1/thermal_throttle",
     };
     char name[128];
@@ -94,9 +101,13 @@ static void masks(void)
 static void read_only(void)
 {
     static const char *const files[] = {
-        "/proc/sys/kernel/hostname", "/proc/sys/vm/drop_caches", "/proc/sysrq-trigger",
-        "/proc/sys/kernel/core_pattern", "/proc/irq/default_smp_affinity",
-        "/sys/kernel/mm/transparent_hugepage/enabled", "/proc/sys/net/ipv4/ip_forward",
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sysrq-trigger",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/irq/default_smp_affinity",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/proc/sys/net/ipv4/ip_forward",
         "/proc/sys/user/max_user_namespaces",
     };
     static const char *const dirs[] = { "/proc/x", "/sys/x", "/dev/x", "/sys/fs/cgroup/x",
@@ -120,7 +131,10 @@ static void devices(void)
     static const struct {
         const char *path;
         unsigned minor_number;
-    } nodes[] = { { "/dev/null", 3 }, { "/dev/zero", 5 }, { "/dev/full", 7 }, { "/dev/random", 8 },
+    } nodes[] = { { "/dev/null", 3 },
+                  { "/dev/zero", 5 },
+                  { "/dev/full", 7 },
+                  { "/dev/random", 8 },
                   { "/dev/urandom", 9 } };
     struct stat st;
     char name[64];
@@ -156,9 +170,12 @@ static void devices(void)
 static void rights(void)
 {
     slurp("/proc/self/status");
-    static const char *const zero[] = { "CapInh:\t0000000000000000", "CapPrm:\t0000000000000000",
-                                        "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000",
-                                        "CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
+    static const char *const zero[] = { "CapInh:\t0000000000000000",
+                                        "CapPrm:\t0000000000000000",
+                                        "CapEff:\t0000000000000000",
+                                        "CapBnd:\t0000000000000000",
+                                        "CapAmb:\t0000000000000000",
+                                        "NoNewPrivs:\t1",
                                         "Seccomp:\t2" };
     for (size_t i = 0; i < sizeof(zero) / sizeof(zero[0]); i++) {
         check(strstr(text, zero[i]) != NULL, zero[i], "%s", text);
@@ -200,9 +217,10 @@ static void init_hidden(void)
         snprintf(name, sizeof(name), "no link %s", links[i]);
         check(readlink(links[i], link, sizeof(link)) < 0, name, "read");
     }
-    static const char *const files[] = { "/proc/1/environ", "/proc/1/maps", "/proc/1/mem",
-                                         "/proc/1/auxv", "/proc/1/root/etc/passwd",
-                                         "/proc/1/exe" };
+    static const char *const files[] = {
+        "/proc/1/environ",         "/proc/1/maps", "/proc/1/mem", "/proc/1/auxv",
+        "/proc/1/root/etc/passwd", "/proc/1/exe"
+    };
     for (size_t i = 0; i < 6; i++) {
         char name[64];
         snprintf(name, sizeof(name), "no file %s", files[i]);
@@ -246,14 +264,15 @@ static void files(void)
     check(strstr(slurp("/etc/hosts"), "127.0.0.1\tlocalhost") != NULL, "/etc/hosts", "%s", text);
     check(strstr(slurp("/etc/hosts"), "probe-host") != NULL, "/etc/hosts has our name", "%s", text);
     check(strcmp(slurp("/etc/hostname"), "probe-host\n") == 0, "/etc/hostname", "%s", text);
-    check(gethostname(link, sizeof(link)) == 0 && strcmp(link, "probe-host") == 0, "host name", "%s",
-          link);
+    check(gethostname(link, sizeof(link)) == 0 && strcmp(link, "probe-host") == 0, "host name",
+          "%s", link);
     check(stat("/etc/resolv.conf", &st) == 0 && strstr(slurp("/etc/resolv.conf"), "127.") == NULL,
           "/etc/resolv.conf", "%s", text);
     memset(link, 0, sizeof(link));
     check(readlink("/etc/mtab", link, sizeof(link) - 1) > 0 && strcmp(link, "/proc/mounts") == 0,
           "/etc/mtab", "%s", link);
-    check(stat("/tmp", &st) == 0 && (st.st_mode & 07777) == 01777, "/tmp is 1777", "%o", st.st_mode);
+    check(stat("/tmp", &st) == 0 && (st.st_mode & 07777) == 01777, "/tmp is 1777", "%o",
+          st.st_mode);
     check(stat("/dev/shm", &st) == 0 && (st.st_mode & 07777) == 01777, "/dev/shm is 1777", "%o",
           st.st_mode);
     check(strcmp(getenv("HOSTNAME") ? getenv("HOSTNAME") : "", "probe-host") == 0, "HOSTNAME", "-");
