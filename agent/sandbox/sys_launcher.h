@@ -196,7 +196,6 @@ struct launcher {
     struct watch agent_sock, agent_pid;
     pid_t agent;
     uint32_t agent_uid, agent_gid;
-    char agent_home[256];
     bool agent_ready;
     uint64_t agent_started_ms, agent_restart_ms, agent_backoff_ms;
     struct list queue; /* struct queued_msg */

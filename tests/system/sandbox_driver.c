@@ -11,7 +11,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <nss.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -113,8 +112,6 @@ int main(int argc, char **argv)
 {
     static struct settings settings;
     sandbox_main_hook(argc, argv);
-    (void)__nss_configure_lookup("passwd", "files");
-    (void)__nss_configure_lookup("group", "files");
     struct err e = { 0 };
     char role[] = "agent";
     char name[] = "sandbox_driver";

@@ -343,15 +343,18 @@ def test_orphans(box):
 
 def test_stop(box):
     """R15"""
-    r = box.run(box.image, ["sh", "-c", "trap 'echo got; exit 3' USR1; sleep 30 & wait"],
+    r = box.run(box.image, ["sh", "-c", "trap 'echo got; exit 3' USR1; echo up; sleep 30 & wait"],
                 stop_signal=10)
     box.wait_started(r)
-    time.sleep(0.2)
+    while box.output(r) != b"up\n":
+        time.sleep(0.01)
     box.send(sc.encode(sc.STOP, r, 1))
     end = box.wait_ended(r)
-    assert (end["reason"], end["exit_code"]) == ("stopped", 3) and box.output(r) == b"got\n"
+    assert (end["reason"], end["exit_code"]) == ("stopped", 3) and box.output(r) == b"up\ngot\n"
     r = box.run(box.image, ["probe_abuse", "stubborn"], grace_ms=300)
     box.wait_started(r)
+    while box.output(r) != b"stubborn\n":
+        time.sleep(0.01)
     before = time.monotonic()
     box.send(sc.encode(sc.STOP, r, 1))
     end = box.wait_ended(r)
