@@ -237,7 +237,8 @@ CLANG_OBJ := $(patsubst %.c,$(B)/clang/%.o,$(SRC) $(wildcard agent/main.c))
 TIDY := $(patsubst %.c,$(B)/tidy/%.ok,$(SRC) $(wildcard agent/main.c))
 CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JOBS) \
 	--enable=warning,performance,portability --suppressions-list=tests/check/cppcheck.txt \
-	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
+	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__ -D__x86_64__ \
+	--library=tests/check/cppcheck.cfg
 SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
 STATIC := layers headers symbols style format clang tidy cppcheck shell binary example traps selftest
