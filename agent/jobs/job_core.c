@@ -1,6 +1,7 @@
 #include <errno.h>
 
 #include "agent/jobs/job_core_internal.h"
+#include "common/insist.h"
 #include "common/mem.h"
 
 /*
@@ -533,6 +534,7 @@ static void watch_overtime(struct job_core *c, struct job_entry *e, const struct
 
 static void run_started(struct job_core *c, struct job_entry *e, const struct job_event *ev)
 {
+    INSIST(e != NULL);
     struct run *r = job_core_unpack(c, e);
 
     if (is_phase(e, JOB_PH_LIMBO)) {

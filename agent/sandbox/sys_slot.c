@@ -65,7 +65,7 @@ static void slot_close_spawner(struct slot *s)
 int sandbox_slot_make(struct slot *s, struct err *e)
 {
     struct launcher *l = s->l;
-    int sock[2];
+    int sock[2] = { -1, -1 };
     int rc = slot_namespaces(s, e);
     if (rc == 0 && l->cg.version == 1) {
         rc = sandbox_cgroup_open(&l->cg, s->box.slot, &s->dirs, e);
