@@ -30,15 +30,14 @@ static void limits_of(const struct sandbox_unpack_limits *in, struct image_limit
     out->entries_max = in->entries;
 }
 
-static int decompress(int in_fd, int out_fd, enum digest_algo algo,
-                      const struct sandbox_unpack_limits *limits, struct digest *ret_diff_id,
-                      struct err *e)
+static int decompress(int in_fd, int out_fd, const struct sandbox_unpack_limits *limits,
+                      struct digest *ret_diff_id, struct err *e)
 {
     struct image_limits l;
     struct image_stream_counts counts;
 
     limits_of(limits, &l);
-    return image_decompress_stream(in_fd, out_fd, algo, &l, ret_diff_id, &counts, e);
+    return image_decompress_stream(in_fd, out_fd, DIGEST_SHA256, &l, ret_diff_id, &counts, e);
 }
 
 static int unpack(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,
@@ -163,7 +162,9 @@ static int start(const struct daemon_options *opt, struct settings *s,
 int daemon_serve(const struct daemon_options *opt)
 {
     static struct settings settings;
-    struct sandbox_launcher_config config = { .settings = &settings, .unpack = &unpack_ops };
+    struct sandbox_launcher_config config = {
+        .settings = &settings, .unpack = &unpack_ops, .argc = opt->argc, .argv = opt->argv
+    };
     struct err e = { .code = 0 };
 
     if (start(opt, &settings, &config, &e) != 0) {

@@ -118,7 +118,8 @@ static int take_letters(struct walk *w, const struct cli_command *c, const char 
 /* Settings on the command line ("--section.key=value") are arguments, for those who take them. */
 static bool is_setting(const struct cli_command *c, const char *arg)
 {
-    bool takes = c == &cli_commands[CLI_SERVE] || c == &cli_commands[CLI_CONFIG];
+    bool takes = c == &cli_commands[CLI_SERVE] || c == &cli_commands[CLI_DOCTOR] ||
+                 c == &cli_commands[CLI_CONFIG];
     if (!takes || strncmp(arg, "--", 2) != 0) {
         return false;
     }

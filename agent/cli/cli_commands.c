@@ -125,6 +125,15 @@ static const struct cli_example apply_examples[] = {
     { "cat jobs/*.json | agent apply -f -", "several at once" },
 };
 
+static const struct cli_option push_options[] = {
+    { "all", 'a', NULL, false, "push every image of the archive under its own name" },
+    { "progress", 0, "WHEN", false, "auto (default: on a terminal), always, or never" },
+};
+static const struct cli_example push_examples[] = {
+    { "docker save team/encrypt:1 | gzip > e.tar.gz; agent push e.tar.gz", "from Docker" },
+    { "agent push ./layout team/encrypt:1", "an OCI layout, named here" },
+};
+
 static const struct cli_option images_options[] = {
     { "yes", 'y', NULL, false, "prune: do not ask" },
 };
@@ -137,6 +146,15 @@ static const struct cli_example images_examples[] = {
 static const struct cli_example nodes_examples[] = {
     { "agent nodes", "a table of nodes" },
     { "agent nodes $(hostname)", "one node with its hardware" },
+};
+
+static const struct cli_option doctor_options[] = {
+    { "config", 'c', "FILE", false, "look at the settings of this agent.conf" },
+    { "output", 'o', "FORMAT", false, "table (default) or json" },
+    { "no-headers", 0, NULL, false, "leave the heading line of a table away" },
+};
+static const struct cli_example doctor_examples[] = {
+    { "sudo agent doctor", "root sees more: mounts, cgroups, the data directory" },
 };
 
 static const struct cli_example config_examples[] = {
@@ -289,6 +307,20 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = CLI_POS_MAX,
                     .words = CLI_WORD_FILE,
                     EXAMPLES(apply_examples) },
+    [CLI_PUSH] = { .name = "push",
+                   .usage = "FILE [REPOSITORY:TAG]",
+                   .summary = "push an image archive to the node",
+                   .text =
+                       "FILE is what 'docker save' wrote, an OCI archive, or an OCI layout "
+                       "directory; archives may be compressed by gzip or zstd. Only blobs that the "
+                       "node does not hold travel. Without REPOSITORY:TAG the name in the archive "
+                       "is used.",
+                   OPTIONS(push_options),
+                   .groups = CLI_HAS_NODE | CLI_HAS_QUIET,
+                   .args_min = 1,
+                   .args_max = 2,
+                   .words = CLI_WORD_FILE,
+                   EXAMPLES(push_examples) },
     [CLI_IMAGES] = { .name = "images",
                      .usage = "[ls | rm REPOSITORY:TAG ... | prune]",
                      .summary = "list, remove or prune images",
@@ -310,6 +342,16 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = 1,
                     .words = CLI_NO_WORDS,
                     EXAMPLES(nodes_examples) },
+    [CLI_DOCTOR] = { .name = "doctor",
+                     .usage = "[--config FILE] [--section.key=value ...]",
+                     .summary = "say what this machine can and cannot do",
+                     .text =
+                         "Probes the kernel, cgroups, file systems, clock, disk and settings of "
+                         "this machine, and says for each thing that is missing what is lost "
+                         "without it and how to get it. Changes nothing. Exit code 1 when a run "
+                         "could not work here.",
+                     OPTIONS(doctor_options),
+                     EXAMPLES(doctor_examples) },
     [CLI_CONFIG] = { .name = "config",
                      .usage = "example | check [FILE] [--section.key=value ...]",
                      .summary = "print an example agent.conf, or check one",
@@ -364,13 +406,13 @@ static const struct {
     const char *word;
     enum cli_id id;
 } synonyms[] = {
-    { "run", CLI_SUBMIT },    { "dispatch", CLI_SUBMIT },  { "start", CLI_SUBMIT },
-    { "ps", CLI_RUNS },       { "tasks", CLI_RUNS },       { "list", CLI_RUNS },
-    { "ls", CLI_RUNS },       { "log", CLI_LOGS },         { "kill", CLI_CANCEL },
-    { "stop", CLI_CANCEL },   { "members", CLI_NODES },    { "info", CLI_STATUS },
-    { "show", CLI_INSPECT },  { "describe", CLI_INSPECT }, { "create", CLI_APPLY },
-    { "image", CLI_IMAGES },  { "daemon", CLI_SERVE },     { "server", CLI_SERVE },
-    { "result", CLI_OUTPUT }, { "get", CLI_INSPECT },
+    { "run", CLI_SUBMIT },   { "dispatch", CLI_SUBMIT },  { "start", CLI_SUBMIT },
+    { "ps", CLI_RUNS },      { "tasks", CLI_RUNS },       { "list", CLI_RUNS },
+    { "ls", CLI_RUNS },      { "log", CLI_LOGS },         { "kill", CLI_CANCEL },
+    { "stop", CLI_CANCEL },  { "members", CLI_NODES },    { "info", CLI_STATUS },
+    { "show", CLI_INSPECT }, { "describe", CLI_INSPECT }, { "create", CLI_APPLY },
+    { "image", CLI_IMAGES }, { "load", CLI_PUSH },        { "daemon", CLI_SERVE },
+    { "server", CLI_SERVE }, { "result", CLI_OUTPUT },    { "get", CLI_INSPECT },
 };
 
 const struct cli_command *cli_command_guess(struct str name)

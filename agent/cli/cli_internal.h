@@ -29,8 +29,10 @@ enum cli_id {
     CLI_CANCEL,
     CLI_RETRY,
     CLI_APPLY,
+    CLI_PUSH,
     CLI_IMAGES,
     CLI_NODES,
+    CLI_DOCTOR,
     CLI_CONFIG,
     CLI_COMPLETION,
     CLI_VERSION,
@@ -139,13 +141,9 @@ int cli_addr_parse(const char *text, char *host, size_t host_cap, uint16_t *ret_
 void cli_addr_format(const char *host, uint16_t port, char *dst, size_t cap);
 /* A name with '/', ':' or '@' is an image, any other a job (DESIGN.md section 8). */
 bool cli_is_image(struct str name);
-/* Takes "host:port/" of the cluster itself off the front of an image: when the first part has a dot
- * or a colon, or is "localhost". */
+/* An image's name out of an archive without the registry that it came from: the first part goes
+ * when it has a dot or a colon or is "localhost", and so does Docker Hub's "library/". */
 struct str cli_image_strip(struct str image);
-/* "repository", "repository:tag", "repository@digest" in pieces; the default tag is "latest" when
- * there is neither. -EINVAL. */
-int cli_image_split(struct str image, struct str *ret_repository, struct str *ret_tag,
-                    struct str *ret_digest, struct err *e);
 /* Does a full run id begin or end with these characters (any case)? At least 4. */
 bool cli_run_matches(struct str id, struct str abbreviated);
 /* Percent-encodes all but unreserved characters (and '/' when slash). */

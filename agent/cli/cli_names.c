@@ -84,6 +84,9 @@ bool cli_is_image(struct str name)
 struct str cli_image_strip(struct str image)
 {
     ptrdiff_t slash = str_find(image, '/');
+    if (str_starts(image, "docker.io/library/")) {
+        return str_slice(image, sizeof("docker.io/library/") - 1, image.n);
+    }
     if (slash <= 0) {
         return image;
     }
@@ -92,82 +95,6 @@ struct str cli_image_strip(struct str image)
         return str_slice(image, (size_t)slash + 1, image.n);
     }
     return image;
-}
-
-/* The distribution specification's grammar of a repository's name. */
-static bool is_repository(struct str s)
-{
-    bool alnum = false; /* the last character was a letter or digit */
-    for (size_t i = 0; i < s.n; i++) {
-        char c = s.p[i];
-        bool an = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-        if (an) {
-            alnum = true;
-            continue;
-        }
-        if (i == 0 || i + 1 == s.n) {
-            return false;
-        }
-        char before = s.p[i - 1];
-        bool twice = (c == '_' && before == '_' && i >= 2 && s.p[i - 2] != '_') ||
-                     (c == '-' && before == '-');
-        if (!alnum && !twice) {
-            return false;
-        }
-        if (c != '/' && c != '.' && c != '_' && c != '-') {
-            return false;
-        }
-        alnum = false;
-    }
-    return s.n > 0 && s.n <= 255;
-}
-
-static bool is_tag(struct str s)
-{
-    for (size_t i = 0; i < s.n; i++) {
-        char c = s.p[i];
-        bool word =
-            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-        if (!word && (i == 0 || (c != '.' && c != '-'))) {
-            return false;
-        }
-    }
-    return s.n > 0 && s.n <= 128;
-}
-
-int cli_image_split(struct str image, struct str *ret_repository, struct str *ret_tag,
-                    struct str *ret_digest, struct err *e)
-{
-    struct str name = cli_image_strip(image);
-    struct str digest = { NULL, 0 };
-    struct str tag = { NULL, 0 };
-    ptrdiff_t at = str_find(name, '@');
-    if (at >= 0) {
-        digest = str_slice(name, (size_t)at + 1, name.n);
-        name = str_slice(name, 0, (size_t)at);
-        if (digest.n == 0) {
-            return err_say(e, -EINVAL, "image '%.*s': a digest belongs behind '@'", STR_ARG(image));
-        }
-    }
-    ptrdiff_t colon = str_find(name, ':');
-    if (colon >= 0) {
-        tag = str_slice(name, (size_t)colon + 1, name.n);
-        name = str_slice(name, 0, (size_t)colon);
-        if (!is_tag(tag)) {
-            return err_say(e, -EINVAL, "image '%.*s': '%.*s' is no tag", STR_ARG(image),
-                           STR_ARG(tag));
-        }
-    }
-    if (!is_repository(name)) {
-        return err_say(e, -EINVAL,
-                       "image '%.*s': '%.*s' is no repository (lower-case letters, digits, and "
-                       "'.', '_', '-' between them, parts divided by '/')",
-                       STR_ARG(image), STR_ARG(name));
-    }
-    *ret_repository = name;
-    *ret_digest = digest;
-    *ret_tag = tag.n == 0 && digest.n == 0 ? STR("latest") : tag;
-    return 0;
 }
 
 bool cli_run_matches(struct str id, struct str abbreviated)

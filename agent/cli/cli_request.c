@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "agent/cli/cli_internal.h"
+#include "agent/image/image.h"
 #include "common/http1.h"
 #include "common/insist.h"
 
@@ -194,18 +195,16 @@ static void write_lists(struct json_w *w, const struct cli_args *a)
 
 int cli_submit_document(const struct cli_args *a, struct buf *out, struct err *e)
 {
-    struct str image = str_of(a->pos[0]);
-    struct str repository;
-    struct str tag;
-    struct str digest;
-    int rc = cli_image_split(image, &repository, &tag, &digest, e);
+    struct image_ref ref;
+    char image[IMAGE_REF_CAP];
+    int rc = image_ref_parse(str_of(a->pos[0]), &ref, e);
     if (rc != 0) {
-        return rc;
+        return -EINVAL;
     }
     struct json_w w;
     json_w_init(&w, out, false);
     json_w_obj(&w);
-    json_kv_str(&w, "image", cli_image_strip(image));
+    json_kv_cstr(&w, "image", image_ref_format(&ref, image));
     for (size_t i = 0; i < ARRAY_LEN(members); i++) {
         const char *value = cli_args_value(a, members[i].option);
         if (value == NULL) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "agent/cli/sys_cli.h"
+#include "agent/image/image.h"
 #include "common/ids.h"
 #include "common/sys/sys.h"
 
@@ -203,18 +204,22 @@ int cli_cmd_jobs(struct cli_ctx *ctx)
 
 static int remove_image(struct cli_ctx *ctx, struct cli_http *h, const char *name, struct err *e)
 {
-    struct str repository;
-    struct str tag;
-    struct str digest;
-    int rc = cli_image_split(str_of(name), &repository, &tag, &digest, e);
+    struct image_ref ref;
+    char digest[DIGEST_TEXT_CAP];
+    int rc = image_ref_parse(str_of(name), &ref, e);
     if (rc != 0) {
         return rc;
     }
     AUTO_BUF struct buf target = BUF_INIT(TARGET_MAX);
-    (void)buf_adds(&target, "/v1/images/");
-    cli_escape_url(&target, repository, true);
-    (void)buf_adds(&target, digest.n > 0 ? "?digest=" : "?tag=");
-    cli_escape_url(&target, digest.n > 0 ? digest : tag, false);
+    if (ref.digest.algo != DIGEST_NONE) {
+        /* A manifest with all its tags: the registry's own request. */
+        (void)buf_addf(&target, "/v2/%s/manifests/%s", ref.repository,
+                       digest_format(&ref.digest, digest));
+    } else {
+        (void)buf_adds(&target, "/v1/images/");
+        cli_escape_url(&target, str_of(ref.repository), true);
+        (void)buf_addf(&target, "?tag=%s", ref.tag);
+    }
     return cli_call(ctx, h, "DELETE", buf_cstr(&target), (struct str){ NULL, 0 }, NULL, NULL, e);
 }
 
