@@ -211,8 +211,22 @@ system: $(B)/agent
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
 		--junitxml=$(B)/results/system.xml tests/system
 
-bench: $(B)/agent
-	AGENT=$(abspath $(B)/agent) tests/bench/bench.sh
+# QUICK=1: fewer rounds and smaller files, to see that it works.
+BENCH := $(B)/bench/start $(B)/bench/submit $(B)/bench/noop
+bench: $(B)/agent $(BENCH)
+	packaging/deps bench
+	$(PYTHON) tests/bench/bench.py --agent $(abspath $(B)/agent) --bin $(abspath $(B)/bench) \
+		--out $(B)/bench/bench.json $(if $(QUICK),--quick)
+
+$(B)/bench/start: $(B)/obj/tests/bench/start.o $(B)/obj/tests/bench/naive.o
+$(B)/bench/submit: $(B)/obj/tests/bench/submit.o
+$(B)/bench/start $(B)/bench/submit: $(B)/libagent.a packaging/link
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
+
+$(B)/bench/noop: tests/bench/noop.S
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@gcc -static -nostdlib -Wl,--build-id=none -o $@ $<
 
 demo:
 	packaging/deps build
