@@ -538,7 +538,7 @@ static void fill_root(const char *dir, const char *noop, unsigned owner)
            chown(dir, owner, owner) == 0);
 }
 
-static void launcher_start(struct bench *b)
+static void launcher_start(struct bench *b, int argc, char **argv)
 {
     int pair[2];
 
@@ -551,20 +551,19 @@ static void launcher_start(struct bench *b)
         struct settings s;
         struct err e = { 0 };
         char *agent_argv[] = { (char *)"bench-start", (char *)"agent-side", NULL };
-        char *own_argv[] = { (char *)"bench-start", NULL };
         snprintf(data_dir, sizeof data_dir, "--node.data_dir=%s/data", b->dir);
         snprintf(slots, sizeof slots, "--node.slots=%u", b->inflight + 2);
         const char *const overrides[] = { data_dir, "--node.user=nobody", slots };
         if (sys_settings_load(NULL, overrides, ARRAY_LEN(overrides), &s, &e) != 0) {
             give_up("settings", err_text(&e));
         }
-        sys_log_init(LOG_ERROR, LOG_TEXT, "launcher");
+        sys_log_init(getenv("BENCH_DEBUG") != NULL ? LOG_DEBUG : LOG_ERROR, LOG_TEXT, "launcher");
         struct sandbox_launcher_config config = { .settings = &s,
                                                   .listen_fds = { pair[1] },
                                                   .listen_fds_len = 1,
                                                   .agent_argv = agent_argv,
-                                                  .argc = 1,
-                                                  .argv = own_argv };
+                                                  .argc = argc,
+                                                  .argv = argv };
         close(pair[0]);
         _exit(sandbox_launcher_main(&config));
     }
@@ -642,7 +641,7 @@ int main(int argc, char **argv)
     }
     REQUIRE(b->batch > 0 && b->batch <= BATCH_MAX && b->inflight > 0 && b->inflight <= 64);
     bench_prepare(b, noop);
-    launcher_start(b);
+    launcher_start(b, argc, argv);
     for (unsigned r = 0; r < b->rounds; r++) {
         for (unsigned m = 0; m < METHODS; m++) {
             round_of(b, m, 0, &b->series[m], m == RUNC ? (b->batch + 3) / 4 : b->batch);
