@@ -87,10 +87,11 @@ static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *in)
     if (nread < 0) {
         give_up("connection", uv_strerror((int)nread));
     }
-    while (left > 0) {
+    /* An event may be due without another byte: go on until there is none. */
+    for (int ev = HTTP1_BODY; ev != HTTP1_MORE || left > 0;) {
         size_t used = 0;
         struct str body = { 0 };
-        int ev = http1_feed(c->parser, p, left, &used, &body, &e);
+        ev = http1_feed(c->parser, p, left, &used, &body, &e);
         if (ev < 0) {
             give_up("answer", err_text(&e));
         }
