@@ -30,14 +30,15 @@ static void limits_of(const struct sandbox_unpack_limits *in, struct image_limit
     out->entries_max = in->entries;
 }
 
-static int decompress(int in_fd, int out_fd, const struct sandbox_unpack_limits *limits,
-                      struct digest *ret_diff_id, struct err *e)
+static int decompress(int in_fd, int out_fd, enum digest_algo algo,
+                      const struct sandbox_unpack_limits *limits, struct digest *ret_diff_id,
+                      struct err *e)
 {
     struct image_limits l;
     struct image_stream_counts counts;
 
     limits_of(limits, &l);
-    return image_decompress_stream(in_fd, out_fd, DIGEST_SHA256, &l, ret_diff_id, &counts, e);
+    return image_decompress_stream(in_fd, out_fd, algo, &l, ret_diff_id, &counts, e);
 }
 
 static int unpack(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,

@@ -153,6 +153,8 @@ static void every_way_to_end_gives_room_back(void **state)
         end(f, id, ends[i]);
         assert_int_equal(node_core_slots_used(f->core), 0);
         assert_int_equal(node_core_memory_used(f->core), 0);
+        assert_true(f->fx.capacity);
+        job_step_of(f, (struct job_event){ .type = JOB_EV_CAPACITY });
         if (ends[i] == JOB_EV_NO_ROOM) {
             job_step_of(f, (struct job_event){ .type = JOB_EV_CANCEL, .id = id, .token = 9 });
         }
