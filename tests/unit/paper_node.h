@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -403,13 +404,29 @@ struct sandbox_output {
     uint32_t attempt;
 };
 
+/* They are read on pool threads: what a test changes while somebody follows it changes here. */
+static pthread_mutex_t paper_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void paper_writes(struct node *n, const char *text, bool ended)
+{
+    (void)pthread_mutex_lock(&paper_lock);
+    n->output_missing = false;
+    n->output_ended = ended;
+    n->text_len +=
+        (size_t)snprintf(n->text + n->text_len, sizeof(n->text) - n->text_len, "%s", text);
+    (void)pthread_mutex_unlock(&paper_lock);
+}
+
 int sandbox_output_open(int runs_dirfd, struct ulid run, uint32_t attempt,
                         struct sandbox_output **ret, struct err *e)
 {
     (void)runs_dirfd;
     (void)run;
     (void)e;
-    if (paper->output_missing) {
+    (void)pthread_mutex_lock(&paper_lock);
+    bool missing = paper->output_missing;
+    (void)pthread_mutex_unlock(&paper_lock);
+    if (missing) {
         return -ENOENT;
     }
     *ret = calloc(1, sizeof(**ret));
@@ -429,9 +446,11 @@ int sandbox_output_stat(struct sandbox_output *o, enum sandbox_stream s,
     (void)o;
     (void)s;
     (void)e;
+    (void)pthread_mutex_lock(&paper_lock);
     ret->ended = paper->output_ended;
     ret->total = paper->text_len;
     ret->readable = paper->text_len;
+    (void)pthread_mutex_unlock(&paper_lock);
     return paper->output_fails ? -EIO : 0;
 }
 
@@ -441,10 +460,12 @@ int sandbox_output_read(struct sandbox_output *o, enum sandbox_stream s, uint64_
     (void)o;
     (void)s;
     (void)e;
+    (void)pthread_mutex_lock(&paper_lock);
     size_t left = paper->text_len - (size_t)*pos;
     left = left < n ? left : n;
     left = left < 5 ? left : 5; /* in small pieces */
     memcpy(dst, paper->text + *pos, left);
+    (void)pthread_mutex_unlock(&paper_lock);
     *pos += left;
     *ret_n = left;
     return 0;

@@ -610,16 +610,14 @@ static void test_follow(void **state)
              "GET /v1/runs/" RUN_ID "/logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n"
              "Connection: close\r\n\r\n");
     HAS(peer_hear(&n.peer, fd, "\r\n\r\n"), "200 OK"); /* before there is anything */
-    n.output_missing = false;
     n.runs[0].state = RUN_RUNNING;
     tell(&n, &n.runs[0]);
-    n.text_len = (size_t)snprintf(n.text, sizeof(n.text), "one\n");
+    paper_writes(&n, "one\n", false);
     HAS(peer_hear(&n.peer, fd, "one"), "one\n");
-    memcpy(n.text + 4, "two\n", 4);
-    n.text_len = 8;
+    paper_writes(&n, "two\n", false);
     HAS(peer_hear(&n.peer, fd, "two"), "two\n");
     /* The attempt ends, the run goes on with another one. */
-    n.output_ended = true;
+    paper_writes(&n, "", true);
     peer_turn(&n.peer, 150);
     n.runs[0].attempt = 2;
     tell(&n, &n.runs[0]);
@@ -629,7 +627,7 @@ static void test_follow(void **state)
     HAS(rest, "0\r\n\r\n");
     (void)close(fd);
     /* One that goes away, one that the end of the server cuts off. */
-    n.output_ended = false;
+    paper_writes(&n, "", false);
     n.runs[0].state = RUN_RUNNING;
     int a = peer_dial(&n.peer);
     int b = peer_dial(&n.peer);
