@@ -440,12 +440,45 @@ static struct node_live *live_of(struct node *n, struct ulid id)
     return NULL;
 }
 
-static void samples_write(struct node *n, struct json_w *w, const struct telemetry_series *s)
+static void sample_write(struct json_w *w, const struct telemetry_sample *s)
 {
     json_w_obj(w);
-    json_kv_real(w, "interval_seconds", (double)n->settings.telemetry.interval_ms / 1000, 3);
-    json_w_key(w, "series");
-    telemetry_series_to_json(s, w);
+    json_kv_real(w, "t", (double)s->at_us / 1e6, 3);
+    json_kv_time(w, "time", s->wall_us);
+    json_kv_real(w, "cpu_seconds", (double)s->cpu_total_us / 1e6, 6);
+    json_kv_real(w, "cpu_user_seconds", (double)s->cpu_user_us / 1e6, 6);
+    json_kv_real(w, "cpu_system_seconds", (double)s->cpu_system_us / 1e6, 6);
+    json_kv_real(w, "cpu_throttled_seconds", (double)s->throttled_us / 1e6, 6);
+    json_kv_u64(w, "memory_bytes", s->mem_bytes);
+    json_kv_u64(w, "memory_anon_bytes", s->mem_anon);
+    json_kv_u64(w, "memory_file_bytes", s->mem_file);
+    json_kv_u64(w, "memory_kernel_bytes", s->mem_kernel);
+    json_kv_u64(w, "memory_shmem_bytes", s->mem_shmem);
+    json_kv_u64(w, "io_read_bytes", s->io_read_bytes);
+    json_kv_u64(w, "io_write_bytes", s->io_write_bytes);
+    json_kv_u64(w, "io_read_ops", s->io_read_ops);
+    json_kv_u64(w, "io_write_ops", s->io_write_ops);
+    json_kv_u64(w, "pids", s->pids);
+    json_w_end(w);
+}
+
+/* The document of GET /v1/runs/{id}/samples: seconds, as everywhere in the API. Of a long run pairs
+ * of samples were joined: what they are apart is said, not what was configured. */
+static void samples_write(struct node *n, struct json_w *w, const struct telemetry_series *s)
+{
+    double apart_ms = (double)n->settings.telemetry.interval_ms * (s->stride > 0 ? s->stride : 1);
+
+    json_w_obj(w);
+    json_kv_real(w, "interval_seconds", apart_ms / 1000, 3);
+    json_w_key(w, "samples");
+    json_w_arr(w);
+    for (uint32_t i = 0; i < s->n; i++) {
+        sample_write(w, &s->s[i]);
+    }
+    if (s->pending > 0) {
+        sample_write(w, &s->open);
+    }
+    json_w_end(w);
     json_w_end(w);
 }
 

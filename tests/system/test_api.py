@@ -120,6 +120,88 @@ def test_openapi_describes_what_answers(api):
                 assert answer.json()["code"] in known
 
 
+TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None),
+         "integer": int, "number": (int, float)}
+
+
+def mismatches(schema, value, root, where="$"):
+    """Where a value is not what its schema says: the part of JSON Schema that openapi.json uses, and a
+    failure when it uses more. Members that the schema does not name are reported, too."""
+    if "$ref" in schema:
+        return mismatches(root["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]], value,
+                          root, where)
+    unknown = set(schema) - {"type", "properties", "required", "items", "enum", "oneOf", "pattern",
+                             "description", "examples", "default", "format", "minimum", "maximum",
+                             "exclusiveMinimum", "minItems", "maxItems", "additionalProperties",
+                             "maxLength", "minLength", "contentEncoding", "contentMediaType"}
+    assert not unknown, unknown
+    if "oneOf" in schema:
+        each = [mismatches(s, value, root, where) for s in schema["oneOf"]]
+        return [] if sum(not e for e in each) == 1 else min(each, key=len)
+    out = []
+    kinds = schema.get("type", list(TYPES))
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if not any(isinstance(value, TYPES[k]) and (k == "boolean" or not isinstance(value, bool))
+               for k in kinds):
+        return [f"{where}: {value!r} is not {kinds}"]
+    if "enum" in schema and value not in schema["enum"]:
+        out.append(f"{where}: {value!r} is not one of {schema['enum']}")
+    if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
+        out.append(f"{where}: {value!r} does not match {schema['pattern']}")
+    if isinstance(value, str) and schema.get("format") == "date-time":
+        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", value):
+            out.append(f"{where}: {value!r} is no time")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+            out.append(f"{where}: {value} is out of range")
+    if isinstance(value, list):
+        if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
+            out.append(f"{where}: {len(value)} items")
+        for i, item in enumerate(value):
+            out += mismatches(schema.get("items", {}), item, root, f"{where}[{i}]")
+    if isinstance(value, dict):
+        out += [f"{where}: no '{name}'" for name in schema.get("required", ()) if name not in value]
+        named, rest = schema.get("properties", {}), schema.get("additionalProperties")
+        for name, member in value.items():
+            if name in named:
+                out += mismatches(named[name], member, root, f"{where}.{name}")
+            elif isinstance(rest, dict):
+                out += mismatches(rest, member, root, f"{where}.{name}")
+            elif named or rest is False:
+                out.append(f"{where}: '{name}' is not in the schema")
+    return out
+
+
+def test_answers_match_their_schemas(api, job, image):
+    root = api("GET", "/openapi.json").json()
+    name = job({**shell("echo x; sleep 0.1"), "env": {"A": "b"}, "labels": {"team": "x"},
+                "retries": {"max": 1}, "concurrency": 2})
+    run = submit(api, name).json()
+    failed = submit(api, job(shell("exit 3"))).json()
+    killed = submit(api, job(shell("kill -9 $$"))).json()
+    submit(api, job({"command": ["/no/such/program"], "entrypoint": []}))
+    concrete = {"{job}": name, "{id}": run["id"], "{node}": api("GET", "/v1/nodes").json()
+                ["nodes"][0]["name"]}
+    looked_at, wrong = 0, []
+    for path, operations in root["paths"].items():
+        documented = operations.get("get", {}).get("responses", {}).get("200", {})
+        schema = documented.get("content", {}).get("application/json", {}).get("schema")
+        if schema is None or path == "/openapi.json":
+            continue
+        for key, value in concrete.items():
+            path = path.replace(key, value)
+        answer = api("GET", path)
+        assert answer.status == 200, path
+        wrong += [f"{path}: {m}" for m in mismatches(schema, answer.json(), root)]
+        looked_at += 1
+    for one in failed, killed:
+        wrong += mismatches({"$ref": "#/components/schemas/Run"}, one, root)
+    for answer in api("GET", "/v1/runs/x"), api("PUT", "/v1/jobs/x", {"imag": 1}):
+        wrong += mismatches({"$ref": "#/components/schemas/Problem"}, answer.json(), root)
+    assert not wrong, "\n".join(sorted(set(wrong)))
+    assert looked_at >= 10
+
+
 def test_dashboard(api):
     answer = api("GET", "/")
     page = answer.body.decode()
