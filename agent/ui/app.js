@@ -117,7 +117,7 @@ function showStatus(status) {
     (n.load || []).map((x) => x.toFixed(2)).join(' '), n.class,
   ]);
   rows('jobs', status.jobs || [], (j) => [
-    link('/v1/jobs/' + encodeURIComponent(j.name), j.name), j.revision, [j.image, 'wide'],
+    j.name === '' ? ['one-offs', 'empty'] : link('/v1/jobs/' + encodeURIComponent(j.name), j.name),
     j.queued, j.running, j.succeeded, [j.failed, j.failed > 0 ? 'bad' : ''],
     j.last_run ? ago(j.last_run) : '–',
   ]);
