@@ -125,8 +125,8 @@ TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": 
 
 
 def mismatches(schema, value, root, where="$"):
-    """Where a value is not what its schema says: the part of JSON Schema that openapi.json uses, and a
-    failure when it uses more. Members that the schema does not name are reported, too."""
+    """Where a value is not what its schema says: the part of JSON Schema that openapi.json uses,
+    and a failure when it uses more. Members that the schema does not name are reported, too."""
     if "$ref" in schema:
         return mismatches(root["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]], value,
                           root, where)
@@ -229,7 +229,8 @@ def test_metrics(api, job):
     assert len(families) == len({f for f, _ in families}), "a family is written twice"
     for line in text.splitlines():
         assert line.startswith("#") or re.fullmatch(
-            r'[a-z_:]+[a-z0-9_:]*(\{([a-z_]+="[^"]*",?)*\})? [-+0-9.eE]+(Inf|NaN)?|\S+ NaN', line), line
+            r'[a-z_:]+[a-z0-9_:]*(\{([a-z_]+="[^"]*",?)*\})? ([-+0-9.eE]+|[-+]?Inf|NaN)',
+            line), line
     assert re.search(r'^agent_runs_total\{.*state="succeeded".*\} \d+', text, re.M)
     assert re.search(r"^agent_http_connections \d+$", text, re.M)
 

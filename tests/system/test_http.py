@@ -44,6 +44,7 @@ def rss_kib(pid):
 # -- malformed requests and smuggling tricks (specs/dependencies.md)
 
 POST = b"POST /v1/runs HTTP/1.1\r\n" + HOST
+LAST = b"0\r\n\r\n"
 TRICKS = {
     "bare LF ends a line": b"GET /healthz HTTP/1.1\n" + HOST + b"\r\n",
     "bare LF ends the head": b"GET /healthz HTTP/1.1\r\n" + HOST + b"\n",
@@ -65,8 +66,8 @@ TRICKS = {
     "no version": b"GET /healthz\r\n" + HOST + b"\r\n",
     "lower-case version": b"GET /healthz http/1.1\r\n" + HOST + b"\r\n",
     "a method that is no token": b"G@T /healthz HTTP/1.1\r\n" + HOST + b"\r\n",
-    "length and chunked": POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "chunked and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+    "length and chunked": POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + LAST,
+    "chunked and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + LAST,
     "two lengths": POST + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
     "the same length twice": POST + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
     "a list of lengths": POST + b"Content-Length: 4, 4\r\n\r\nabcd",
