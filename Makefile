@@ -205,8 +205,19 @@ $(B)/fuzz/fuzz_%: $(B)/fuzz/tests/fuzz/fuzz_%.o $(B)/fuzz/libagent.a
 
 # ---------------------------------------------------------------- system tests, bench, demo
 
+# A launcher with a stand-in for the agent, and the programs that tests run inside sandboxes.
+PROBES := $(patsubst tests/system/probes/%.c,$(B)/probes/%,$(wildcard tests/system/probes/*.c))
+
+$(B)/sandbox_driver: $(B)/obj/tests/system/sandbox_driver.o $(B)/libagent.a packaging/link
+	@echo "  LINK    $@"
+	@packaging/link $(if $(WERROR),--werror) $(CC_obj) $(LDFLAGS_static) -o $@ $< $(B)/libagent.a $(LIBS)
+
+$(B)/probes/%: tests/system/probes/%.c tests/system/probes/probe.h
+	@mkdir -p $(@D); echo "  PROBE   $@"
+	@$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
+
 .PHONY: system bench demo
-system: $(B)/agent
+system: $(B)/agent $(B)/sandbox_driver $(PROBES)
 	@mkdir -p $(B)/results
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
 		--junitxml=$(B)/results/system.xml tests/system
@@ -240,7 +251,8 @@ CLANG_OBJ := $(patsubst %.c,$(B)/clang/%.o,$(SRC) $(wildcard agent/main.c))
 TIDY := $(patsubst %.c,$(B)/tidy/%.ok,$(SRC) $(wildcard agent/main.c))
 CPPCHECK := cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr -j $(JOBS) \
 	--enable=warning,performance,portability --suppressions-list=tests/check/cppcheck.txt \
-	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__
+	--template='{file}:{line}: {severity}: {message} [{id}]' -I. -D_GNU_SOURCE -D__linux__ -D__x86_64__ \
+	--library=tests/check/cppcheck.cfg
 SCRIPTS = $(shell git ls-files -co --exclude-standard 2>/dev/null | while read -r f; do \
 	test -f "$$f" && head -c 32 "$$f" | head -n 1 | grep -aq '^\#!/bin/\(ba\)\?sh' && echo "$$f"; done)
 STATIC := layers headers symbols style format clang tidy cppcheck shell binary example traps selftest

@@ -7,6 +7,7 @@
 
 #include "agent/cli/cli.h"
 #include "agent/daemon.h"
+#include "agent/sandbox/sandbox.h"
 #include "common/mem.h"
 
 static int serve(int argc, char **argv)
@@ -28,6 +29,7 @@ static int serve(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    sandbox_main_hook(argc, argv); /* before anything: a slot's spawner goes no further */
     /* A static glibc program must not load name service modules: they bring a second libc. */
     (void)__nss_configure_lookup("hosts", "files dns");
     (void)__nss_configure_lookup("passwd", "files");

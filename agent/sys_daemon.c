@@ -163,9 +163,7 @@ static int start(const struct daemon_options *opt, struct settings *s,
 int daemon_serve(const struct daemon_options *opt)
 {
     static struct settings settings;
-    struct sandbox_launcher_config config = {
-        .settings = &settings, .unpack = &unpack_ops, .argc = opt->argc, .argv = opt->argv
-    };
+    struct sandbox_launcher_config config = { .settings = &settings, .unpack = &unpack_ops };
     struct err e = { .code = 0 };
 
     if (start(opt, &settings, &config, &e) != 0) {

@@ -1,6 +1,7 @@
 #include <errno.h>
 
 #include "agent/jobs/job_core_internal.h"
+#include "common/insist.h"
 #include "common/mem.h"
 
 /*
@@ -56,6 +57,22 @@ static void answer(struct job_core *c, uint64_t token, int status, const struct 
     if (r != NULL) {
         fx->id = r->id;
     }
+}
+
+static void ask(struct job_entry *e, uint64_t token, uint64_t seq)
+{
+    INSIST(e->askers < JOB_ASKERS_MAX);
+    e->tokens[e->askers++] = token;
+    e->answer_seq = seq;
+}
+
+static void answer_askers(struct job_core *c, struct job_entry *e, int status, const struct run *r)
+{
+    for (size_t i = 0; i < e->askers; i++) {
+        answer(c, e->tokens[i], status, r);
+    }
+    e->askers = 0;
+    e->answer_seq = 0;
 }
 
 static uint64_t store(struct job_core *c, const struct job_entry *e, const struct run *r,
@@ -269,11 +286,11 @@ static void enter(struct job_core *c, const struct job_event *ev, const struct r
         return;
     }
     e->phase = JOB_PH_STORING;
-    e->token = ev->token;
     e->queue_deadline_ms =
         r->policy.queue_timeout_ms != 0 ? c->now_ms + r->policy.queue_timeout_ms : UINT64_MAX;
     c->n_storing++;
     e->end_seq = store(c, e, r, true);
+    ask(e, ev->token, e->end_seq);
     c->fx->v[c->fx->n - 1].accept = former == NULL;
     c->fx->v[c->fx->n - 1].former = former;
 }
@@ -335,6 +352,7 @@ static void on_recover(struct job_core *c, const struct job_event *ev)
     uint64_t timeout = ev->run->policy.queue_timeout_ms;
     e->queue_deadline_ms =
         timeout == 0 ? UINT64_MAX : c->now_ms + (waited < timeout ? timeout - waited : 0);
+    e->cancel_stored = ev->run->cancel_asked != 0;
     e->phase = JOB_PH_LIMBO;
     list_push_back(&c->limbo, &e->link);
 }
@@ -365,7 +383,7 @@ static void stored_entry(struct job_core *c, struct job_entry *e, int status)
     struct run *r = job_core_unpack(c, e);
 
     c->n_storing--;
-    answer(c, e->token, status, r);
+    answer_askers(c, e, status, r);
     if (status != 0) {
         (void)job_core_fx(c, JOB_FX_DROP, e, NULL);
         job_core_forget(c, e);
@@ -383,9 +401,7 @@ static void stored_end(struct job_core *c, struct job_entry *e, int status)
         return;
     }
     struct run *r = job_core_unpack(c, e);
-    if (e->answer_seq != 0) {
-        answer(c, e->token, 0, r);
-    }
+    answer_askers(c, e, 0, r);
     changed(c, e, r);
     (void)job_core_fx(c, JOB_FX_ENDED, e, r);
     (void)job_core_fx(c, JOB_FX_DROP, e, NULL);
@@ -404,8 +420,8 @@ static void on_stored(struct job_core *c, const struct job_event *ev)
             e->answer_seq = e->end_seq; /* it has ended meanwhile: told when that is durable */
             return;
         }
-        e->answer_seq = 0;
-        answer(c, e->token, ev->status, ev->status == 0 ? job_core_unpack(c, e) : NULL);
+        e->cancel_stored = ev->status == 0;
+        answer_askers(c, e, ev->status, job_core_unpack(c, e));
         return;
     }
     if (ev->seq != e->end_seq) {
@@ -414,9 +430,8 @@ static void on_stored(struct job_core *c, const struct job_event *ev)
     if (is_phase(e, JOB_PH_STORING)) {
         stored_entry(c, e, ev->status);
     } else if (is_phase(e, JOB_PH_ENDING)) {
-        if (ev->status != 0 && e->answer_seq == ev->seq) {
-            e->answer_seq = 0;
-            answer(c, e->token, ev->status, NULL);
+        if (ev->status != 0) {
+            answer_askers(c, e, ev->status, NULL);
         }
         stored_end(c, e, ev->status);
     }
@@ -519,6 +534,7 @@ static void watch_overtime(struct job_core *c, struct job_entry *e, const struct
 
 static void run_started(struct job_core *c, struct job_entry *e, const struct job_event *ev)
 {
+    INSIST(e != NULL);
     struct run *r = job_core_unpack(c, e);
 
     if (is_phase(e, JOB_PH_LIMBO)) {
@@ -609,19 +625,25 @@ static void on_cancel(struct job_core *c, const struct job_event *ev)
     }
     if (is_phase(e, JOB_PH_WAITING) || is_phase(e, JOB_PH_DELAYED)) {
         end_waiting(c, e, RUN_REASON_CANCELLED, "");
-        e->token = ev->token;
-        e->answer_seq = e->end_seq;
+        ask(e, ev->token, e->end_seq);
         return;
     }
     struct run *r = job_core_unpack(c, e);
-    if (r->cancel_asked) {
+    if (e->cancel_stored) {
         answer(c, ev->token, 0, r); /* twice is once */
+        return;
+    }
+    if (e->askers == JOB_ASKERS_MAX) {
+        answer(c, ev->token, -EBUSY, NULL);
         return;
     }
     r->cancel_asked = 1;
     job_core_pack(e, r);
-    e->token = ev->token;
-    e->answer_seq = store(c, e, r, true);
+    if (e->answer_seq != 0) {
+        ask(e, ev->token, e->answer_seq); /* somebody else's is on its way to the disk */
+        return;
+    }
+    ask(e, ev->token, store(c, e, r, true));
     if (!is_phase(e, JOB_PH_LIMBO)) {
         stop(c, e, r);
     }

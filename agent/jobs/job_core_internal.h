@@ -36,6 +36,8 @@ void job_pq_remove(struct job_pq *q, struct job_pq_node *n); /* nothing happens 
 
 /* --- entries --- */
 
+enum { JOB_ASKERS_MAX = 4 }; /* who wait for the same answer about a run */
+
 /* What the core waits for. Finer than the run's state, which people see. */
 enum job_phase {
     JOB_PH_STORING,   /* accepted, not durable yet: STORED */
@@ -74,13 +76,15 @@ struct job_entry {
     uint64_t queue_deadline_ms; /* UINT64_MAX: none */
     uint64_t not_before_ms;
     uint64_t end_seq;    /* ENDING, STORING: the STORE that counts */
-    uint64_t answer_seq; /* 0, or the STORE that token waits for */
-    uint64_t token;
+    uint64_t answer_seq; /* 0, or the STORE that the tokens wait for */
+    uint64_t tokens[JOB_ASKERS_MAX];
     uint32_t attempt;
     uint16_t passed;
     uint8_t phase; /* enum job_phase */
     uint8_t priority;
-    bool stop_sent; /* by a drain, or for overtime */
+    uint8_t askers;     /* in tokens */
+    bool cancel_stored; /* the wish to cancel is durable */
+    bool stop_sent;     /* by a drain, or for overtime */
     bool overtime;
     bool manual; /* STORING: a RETRY, not a new run */
     uint32_t packed_cap;

@@ -77,9 +77,10 @@ enum job_event_type {
     JOB_EV_PREPARE_FAILED, /* id, attempt, result (reason, detail) */
     JOB_EV_STARTED,        /* id, attempt, start, started_us */
     JOB_EV_ENDED,          /* id, attempt, result */
-    JOB_EV_CANCEL,         /* id, token: ANSWER 0, -ENOENT (not in memory), -EALREADY (has ended) */
-    JOB_EV_RETRY, /* run (as stored, ended), token: ANSWER 0, -EBUSY (not ended or not yet stored),
-                     -EALREADY (succeeded), -ERANGE (no attempts left), -ENOBUFS, … */
+    JOB_EV_CANCEL, /* id, token: ANSWER 0, -ENOENT (not in memory), -EALREADY (has ended), -EBUSY
+                      (others ask) */
+    JOB_EV_RETRY,  /* run (as stored, ended), token: ANSWER 0, -EBUSY (not ended or not yet stored),
+                      -EALREADY (succeeded), -ERANGE (no attempts left), -ENOBUFS, … */
     JOB_EV_RECOVER,   /* run: an unfinished one of the store */
     JOB_EV_RECOVERED, /* the launcher has told all */
     JOB_EV_DRAIN,     /* drain_ms: no new runs, no PLACE; running ones are stopped after this

@@ -234,11 +234,12 @@ struct sandbox_launcher_config {
      */
     char *const *agent_argv;
     const struct sandbox_unpack_ops *unpack; /* static */
-    /* main()'s own arguments: overwritten, so that no sandbox shows them as pid 1's command line.
-     */
-    int argc;
-    char **argv;
 };
+
+/* First in main(): returns at once, unless this process was started as a slot's spawner (the name
+ * "init", no arguments, the launcher's descriptors); then never. A spawner is this binary, executed
+ * from a mount that forbids execution from then on, so that no job can run it as /proc/self/exe. */
+void sandbox_main_hook(int argc, char **argv);
 
 /* The launcher, until SIGTERM or SIGINT: the process's exit status. Call it first in main(), before
  * any thread: it forks, and moves into a mount namespace of its own. Needs root. SIGTERM asks the

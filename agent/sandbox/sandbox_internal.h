@@ -60,7 +60,7 @@ struct plan_facts {
 
 /* Fills *ret. -E2BIG: too many or too long. */
 int sandbox_plan_make(const struct sandbox_spec *s, const struct plan_facts *f,
-                      struct sandbox_plan *ret, struct err *e);
+                      struct sandbox_plan *p, struct err *e);
 /* Masked and read-only paths, relative to "/": NULL-terminated. The plan uses the ones in proc, the
  * template of /sys those in sys. */
 extern const char *const sandbox_masked_proc[];

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,22 +40,33 @@ static bool user_numeric(struct launcher *l, struct str s)
     return true;
 }
 
+/* The host's own files are read like an image's: no name service, which a static program cannot
+ * load. */
+static int user_named(struct launcher *l, const char *user, struct err *e)
+{
+    struct buf AUTO_BUF passwd = BUF_INIT(SANDBOX_PASSWD_MAX);
+    struct sandbox_user u;
+    int rc = sys_read_file(AT_FDCWD, "/etc/passwd", SANDBOX_PASSWD_MAX, &passwd, e);
+    if (rc < 0) {
+        return rc;
+    }
+    if (sandbox_user_find(user, buf_str(&passwd), STR(""), &u, NULL) < 0) {
+        return err_say(e, -ENOENT,
+                       "there is no user '%s' in /etc/passwd (node.user): create it with 'useradd "
+                       "--system --no-create-home --shell /usr/sbin/nologin %s', or set node.user "
+                       "to an existing one or to 'uid:gid'",
+                       user, user);
+    }
+    l->agent_uid = u.uid;
+    l->agent_gid = u.gid;
+    return 0;
+}
+
 int sandbox_agent_user_find(struct launcher *l, const char *user, struct err *e)
 {
-    memcpy(l->agent_home, "/", 2);
-    if (!user_numeric(l, str_of(user))) {
-        const struct passwd *p = getpwnam(user);
-        if (p == NULL) {
-            return err_say(
-                e, -ENOENT,
-                "there is no user '%s' (node.user): create it with 'useradd --system "
-                "--home-dir /nonexistent --shell /usr/sbin/nologin %s', or set node.user "
-                "to an existing one or to 'uid:gid'",
-                user, user);
-        }
-        l->agent_uid = p->pw_uid;
-        l->agent_gid = p->pw_gid;
-        (void)str_copy(l->agent_home, sizeof(l->agent_home), str_of(p->pw_dir));
+    int rc = user_numeric(l, str_of(user)) ? 0 : user_named(l, user, e);
+    if (rc < 0) {
+        return rc;
     }
     if (l->agent_uid == 0) {
         return err_say(e, -EINVAL, "node.user '%s' is root: the agent process must not be", user);

@@ -1,4 +1,4 @@
-/* Capabilities, and the command line that others can read. */
+/* Capabilities. */
 #include <errno.h>
 #include <linux/capability.h>
 #include <string.h>
@@ -22,8 +22,7 @@ static int caps_set(uint64_t permitted, struct err *e)
     return 0;
 }
 
-/* The bounding set goes first: that needs CAP_SETPCAP. */
-static int caps_drop_bounding(struct err *e)
+int sandbox_caps_drop_bounding(struct err *e)
 {
     for (int cap = 0; cap <= 63; cap++) {
         if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
@@ -38,10 +37,6 @@ static int caps_drop_bounding(struct err *e)
 
 int sandbox_caps_drop_all(struct err *e)
 {
-    int rc = caps_drop_bounding(e);
-    if (rc < 0) {
-        return rc;
-    }
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0) {
         return err_set(e, -errno, "clear ambient capabilities");
     }
@@ -51,14 +46,4 @@ int sandbox_caps_drop_all(struct err *e)
 int sandbox_caps_keep_only(int cap, struct err *e)
 {
     return caps_set(UINT64_C(1) << cap, e);
-}
-
-void sandbox_process_hide_name(char *argv0, size_t len, const char *name)
-{
-    if (argv0 != NULL && len > 0) {
-        size_t n = strlen(name);
-        memset(argv0, 0, len);
-        memcpy(argv0, name, n < len ? n : len - 1);
-    }
-    prctl(PR_SET_NAME, name, 0, 0, 0);
 }

@@ -214,9 +214,9 @@ static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct e
     }
     if (rc == 0) {
         sandbox_rlimits_apply(&job->spec.limits, job->box->limit_nproc);
-        /* The bounding set needs CAP_SETPCAP, so it goes while root inside. */
-        for (int cap = 0; cap <= 63 && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++) {
-        }
+        rc = sandbox_caps_drop_bounding(e);
+    }
+    if (rc == 0) {
         rc = become_user(u, e);
     }
     if (rc == 0) {

@@ -114,6 +114,13 @@ static int enter_empty_root(struct launcher *l, struct err *e)
     if (mkdir(to, 0755) < 0 || mount("/proc", to, NULL, MS_BIND, NULL) < 0) {
         return err_set(e, -errno, "bind /proc");
     }
+    /* The file that spawners are executed from: never twice from one mount (sys_slot.c). */
+    snprintf(to, sizeof(to), "%s/exe", path);
+    AUTO_FD int file = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+    if (file < 0 || move_mount(l->exe_tree, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
+        return err_set(e, -errno, "attach the launcher's own program");
+    }
+    l->exe_tree = fd_close(l->exe_tree);
     snprintf(to, sizeof(to), "%s/slot", path);
     if (mkdir(to, 0755) < 0 || chdir(path) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
         umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) {
@@ -132,18 +139,6 @@ static void read_resolv_conf(struct launcher *l)
     (void)str_copy(l->resolv_conf, sizeof(l->resolv_conf), buf_str(&kept));
 }
 
-/* The kernel's memory of argv: one block, up to the last argument's end. */
-static void find_argv(struct launcher *l)
-{
-    const struct sandbox_launcher_config *c = l->config;
-    if (c->argc < 1 || c->argv == NULL) {
-        return;
-    }
-    const char *last = c->argv[c->argc - 1];
-    l->argv0 = c->argv[0];
-    l->argv_len = (size_t)(last + strlen(last) - c->argv[0]);
-}
-
 static int host_descriptors(struct launcher *l, struct err *e)
 {
     l->exe = open("/proc/self/exe", O_PATH | O_CLOEXEC);
@@ -151,6 +146,10 @@ static int host_descriptors(struct launcher *l, struct err *e)
     l->host_net = l->settings->sandbox.allow_host_network
                       ? open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
                       : -1;
+    l->exe_tree = open_tree(AT_FDCWD, "/proc/self/exe", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    if (l->exe_tree < 0) {
+        return err_set(e, -errno, "clone the mount of /proc/self/exe");
+    }
     int rc = l->exe < 0 || l->host_mnt < 0 ? err_set(e, -errno, "open /proc/self") : 0;
     if (rc == 0 && (rc = sys_boot_id(l->boot_id)) < 0) {
         err_set(e, rc, "read the boot id");
@@ -204,8 +203,6 @@ static int make_slots(struct launcher *l, struct err *e)
             .job_oom_score = 500,
             .filter = &l->filter,
             .resolv_conf = l->resolv_conf,
-            .argv0 = l->argv0,
-            .argv_len = l->argv_len,
         };
     }
     return 0;
@@ -270,7 +267,6 @@ static int launcher_start(struct launcher *l, struct err *e)
     umask(0022);
     sandbox_rlimit_raise_nofile();
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    find_argv(l);
     read_resolv_conf(l);
     int rc = sandbox_agent_user_find(l, l->settings->node.user, e);
     rc = rc == 0 ? host_descriptors(l, e) : rc;
@@ -389,7 +385,8 @@ int sandbox_launcher_main(const struct sandbox_launcher_config *config)
     REQUIRE(config->listen_fds_len <= SANDBOX_LISTEN_MAX);
     l.config = config;
     l.settings = config->settings;
-    l.exe = l.host_mnt = l.host_net = l.layers = l.runs = l.spool = l.storage_userns = -1;
+    l.exe = l.exe_tree = l.host_mnt = l.host_net = l.layers = l.runs = l.spool = l.storage_userns =
+        -1;
     l.agent_sock.fd = l.agent_pid.fd = l.signals.fd = -1;
     list_init(&l.queue);
     list_init(&l.workers);

@@ -196,21 +196,18 @@ struct launcher {
     struct watch agent_sock, agent_pid;
     pid_t agent;
     uint32_t agent_uid, agent_gid;
-    char agent_home[256];
     bool agent_ready;
     uint64_t agent_started_ms, agent_restart_ms, agent_backoff_ms;
     struct list queue; /* struct queued_msg */
     size_t queue_len;
     bool stopping;
-    int exe, host_mnt, host_net;
+    int exe, exe_tree, host_mnt, host_net;
     int layers, runs, spool; /* directories */
     int storage_userns;
     char boot_id[37];
     struct cgroups cg;
     struct sock_fprog filter;
     char resolv_conf[RESOLV_MAX];
-    char *argv0;
-    size_t argv_len;
     struct slot *slots;
     uint32_t slots_len;
     struct list workers; /* struct worker, the oldest first */

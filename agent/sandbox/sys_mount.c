@@ -155,7 +155,7 @@ static int prepare_sys(struct err *e)
 
 int sandbox_mount_prepare_slot(const struct slot_box *box, struct err *e)
 {
-    static const char *const not_ours[] = { "slots", "spool", "proc", "cg", "resolv" };
+    static const char *const not_ours[] = { "proc", "exe" };
     static const char *const dirs[] = { "l", "u", "r", "dev", "sys", "m" };
     if (unshare(CLONE_NEWNS) < 0) {
         return err_set(e, -errno, "make a mount namespace");

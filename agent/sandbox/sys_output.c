@@ -134,7 +134,7 @@ static struct log_state log_state(struct sandbox_output *o, enum sandbox_stream 
 int sandbox_output_stat(struct sandbox_output *o, enum sandbox_stream s,
                         struct sandbox_output_stat *ret, struct err *e)
 {
-    struct sandbox_result r;
+    struct sandbox_result r = { .reason = SANDBOX_LOST };
     char mark[LOG_MARK_MAX];
     if (o->out < 0 || o->err < 0) {
         return err_set(e, o->out < 0 ? o->out : o->err, "open the run's output");

@@ -35,8 +35,6 @@ struct slot_box {
     int job_oom_score;
     const struct sock_fprog *filter;
     const char *resolv_conf;
-    char *argv0; /* the command line to hide */
-    size_t argv_len;
 };
 
 /* Launcher to spawner; with descriptors, in the order of enum spawn_fd. */
@@ -97,8 +95,22 @@ struct sandbox_job {
 enum init_order { INIT_STOP = 1, INIT_SIGNAL_JOB = 2, INIT_OOM = 3 };
 #define INIT_ORDER(order, sig) (((order) << 8) | (sig))
 
-/* sys_spawner.c: the slot's own process; never returns. */
-void sandbox_spawner_main(const struct slot_box *box) __attribute__((noreturn));
+/* sys_spawner.c: the slot's own process, executed with these descriptors by the launcher's child:
+ * from SPAWNER_FD on, as here, and the box (its bytes, the filter's, resolv.conf) in a memory file.
+ * Never returns. */
+enum spawner_fd {
+    SPAWNER_SOCK,
+    SPAWNER_USERNS,
+    SPAWNER_IDMAP,
+    SPAWNER_NETNS,
+    SPAWNER_HOST_NETNS, /* may be missing */
+    SPAWNER_MEMORY,     /* may be missing */
+    SPAWNER_EXE,        /* the mount that it was executed from */
+    SPAWNER_BOX,
+    SPAWNER_FDS
+};
+enum { SPAWNER_FD = 10 };
+int sandbox_spawner_exec(const struct slot_box *box, int exe_tree, struct err *e);
 
 /* sys_init.c: set-up process, then pid 1; never returns. */
 void sandbox_init_main(struct sandbox_job *job) __attribute__((noreturn));
@@ -122,9 +134,9 @@ int sandbox_mount_attach_layer(const struct slot_box *box, const char *hex, unsi
 int sandbox_mount_detach_layer(unsigned n);
 
 /* sys_caps.c */
-int sandbox_caps_drop_all(struct err *e);           /* bounding, ambient, inheritable, all sets */
+int sandbox_caps_drop_bounding(struct err *e);      /* needs CAP_SETPCAP: before the ids change */
+int sandbox_caps_drop_all(struct err *e);           /* ambient, inheritable, permitted, effective */
 int sandbox_caps_keep_only(int cap, struct err *e); /* in this user namespace */
-void sandbox_process_hide_name(char *argv0, size_t len, const char *name);
 
 /* sys_seccomp.c: built once by the launcher. */
 int sandbox_filter_build(struct sock_fprog *ret, struct err *e);

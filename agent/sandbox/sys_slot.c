@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,43 +17,28 @@
 
 /* ---- making ---- */
 
-/* The spawner keeps nothing of the launcher's but its own box: descriptors of other slots, the
- * agent's socket and the listening sockets are closed. */
+/* In the launcher's child: into the slot's groups, then a fresh start from a mount of its own. */
 static void spawner_child(struct slot *s, int sock)
 {
     struct err e = { 0 };
-    const int kept[] = { sock,         s->box.userns,     s->box.idmap,
-                         s->box.netns, s->box.host_netns, s->dirs.fd[CG_MEMORY] };
-    int high[ARRAY_LEN(kept)];
     sigset_t none;
-    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
-        high[i] = kept[i] < 0 ? -1 : fd_dup(kept[i], 600);
-    }
-    if (sandbox_cgroup_join(&s->dirs, &e) < 0) {
-        log_error("slot %u: %s", s->box.slot, e.text);
-        _exit(1);
-    }
-    for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
-        int to = 10 + (int)i;
-        if (high[i] >= 0 && dup3(high[i], to, O_CLOEXEC) < 0) {
-            _exit(1);
-        }
-        high[i] = high[i] < 0 ? -1 : to;
-    }
-    (void)syscall(SYS_close_range, 3, 9, 0);
-    (void)syscall(SYS_close_range, 10 + ARRAY_LEN(kept), ~0u, 0);
-    s->box.sock = high[0];
-    s->box.userns = high[1];
-    s->box.idmap = high[2];
-    s->box.netns = high[3];
-    s->box.host_netns = high[4];
-    s->box.memory_dir = high[5];
     for (int sig = 1; sig <= 64; sig++) {
         (void)signal(sig, SIG_DFL);
     }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    sandbox_spawner_main(&s->box);
+    s->box.sock = sock;
+    s->box.memory_dir = s->dirs.fd[CG_MEMORY];
+    AUTO_FD int exe = open_tree(AT_FDCWD, "exe", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    int rc = exe < 0 ? err_set(&e, -errno, "clone the mount of the program") : 0;
+    if (rc == 0) {
+        rc = sandbox_cgroup_join(&s->dirs, &e);
+    }
+    if (rc == 0) {
+        (void)sandbox_spawner_exec(&s->box, exe, &e);
+    }
+    log_error("slot %u: %s", s->box.slot, e.text);
+    _exit(1);
 }
 
 static int slot_namespaces(struct slot *s, struct err *e)
@@ -79,7 +65,7 @@ static void slot_close_spawner(struct slot *s)
 int sandbox_slot_make(struct slot *s, struct err *e)
 {
     struct launcher *l = s->l;
-    int sock[2];
+    int sock[2] = { -1, -1 };
     int rc = slot_namespaces(s, e);
     if (rc == 0 && l->cg.version == 1) {
         rc = sandbox_cgroup_open(&l->cg, s->box.slot, &s->dirs, e);
@@ -123,6 +109,7 @@ int sandbox_slot_make(struct slot *s, struct err *e)
 struct slot *sandbox_slot_free_one(struct launcher *l)
 {
     struct slot *empty = NULL;
+    struct slot *soon = NULL;
     for (uint32_t i = 0; i < l->slots_len; i++) {
         struct slot *s = &l->slots[i];
         if (s->state == SLOT_FREE) {
@@ -131,10 +118,15 @@ struct slot *sandbox_slot_free_one(struct launcher *l)
         if (s->state == SLOT_EMPTY && empty == NULL) {
             empty = s;
         }
+        if ((s->state == SLOT_MAKING || s->state == SLOT_CLEANING) && soon == NULL) {
+            soon = s;
+        }
     }
-    /* A request that is sent to a spawner in MAKING waits in its socket. */
+    if (empty == NULL) {
+        return soon; /* the request waits in the spawner's socket for a moment */
+    }
     struct err e = { 0 };
-    if (empty != NULL && sandbox_slot_make(empty, &e) < 0) {
+    if (sandbox_slot_make(empty, &e) < 0) {
         log_error("slot %u: %s", empty->box.slot, e.text);
         return NULL;
     }

@@ -10,12 +10,15 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent/sandbox/sys_sandbox.h"
+#include "common/insist.h"
 #include "common/mem.h"
 
 struct spawner {
@@ -188,27 +191,155 @@ static void spawner_serve(struct spawner *s, struct sandbox_job *job)
     }
 }
 
-void sandbox_spawner_main(const struct slot_box *box)
+/* ---- starting ---- */
+
+/* What the memory file begins with; the filter's code and resolv.conf's text follow. */
+struct box_file {
+    struct slot_box box;
+    uint32_t has; /* bit n: descriptor SPAWNER_FD + n is there */
+    uint32_t filter_len;
+    uint32_t resolv_len;
+};
+
+static int box_write(const struct slot_box *box, const int fds[SPAWNER_FDS], struct err *e)
+{
+    struct box_file f = { .box = *box,
+                          .filter_len = box->filter->len,
+                          .resolv_len = (uint32_t)strlen(box->resolv_conf) };
+    for (size_t i = 0; i < SPAWNER_FDS; i++) {
+        f.has |= fds[i] >= 0 || i == SPAWNER_BOX ? BIT(i) : 0;
+    }
+    AUTO_FD int fd = memfd_create("box", MFD_CLOEXEC);
+    int rc = fd < 0 ? -errno : sys_write_full(fd, &f, sizeof(f));
+    if (rc == 0) {
+        rc = sys_write_full(fd, box->filter->filter, box->filter->len * sizeof(struct sock_filter));
+    }
+    if (rc == 0) {
+        rc = sys_write_full(fd, box->resolv_conf, f.resolv_len);
+    }
+    return rc < 0 ? err_set(e, rc, "write the spawner's box") : fd_take(&fd);
+}
+
+int sandbox_spawner_exec(const struct slot_box *box, int exe_tree, struct err *e)
+{
+    int fds[SPAWNER_FDS] = {
+        [SPAWNER_SOCK] = box->sock,
+        [SPAWNER_USERNS] = box->userns,
+        [SPAWNER_IDMAP] = box->idmap,
+        [SPAWNER_NETNS] = box->netns,
+        [SPAWNER_HOST_NETNS] = box->host_netns,
+        [SPAWNER_MEMORY] = box->memory_dir,
+        [SPAWNER_EXE] = exe_tree,
+    };
+    char name[] = "init";
+    char empty[] = "";
+    char *argv[] = { name, NULL };
+    char *env[] = { NULL };
+    fds[SPAWNER_BOX] = box_write(box, fds, e);
+    if (fds[SPAWNER_BOX] < 0) {
+        return fds[SPAWNER_BOX];
+    }
+    int high[SPAWNER_FDS];
+    for (size_t i = 0; i < SPAWNER_FDS; i++) {
+        high[i] = fds[i] < 0 ? -1 : fd_dup(fds[i], 600);
+    }
+    for (size_t i = 0; i < SPAWNER_FDS; i++) {
+        if (high[i] >= 0 && dup2(high[i], SPAWNER_FD + (int)i) < 0) {
+            return err_set(e, -errno, "pass descriptors to the spawner");
+        }
+    }
+    (void)syscall(SYS_close_range, 3, SPAWNER_FD - 1, 0);
+    (void)syscall(SYS_close_range, SPAWNER_FD + SPAWNER_FDS, ~0u, 0);
+    (void)syscall(SYS_execveat, SPAWNER_FD + SPAWNER_EXE, empty, argv, env, AT_EMPTY_PATH);
+    return err_set(e, -errno, "start the spawner");
+}
+
+/* The box again, from the memory file; descriptors are close-on-exec from here on. */
+static int box_read(struct slot_box *ret)
+{
+    static struct sock_fprog filter;
+    struct box_file f;
+    uint64_t at = sizeof(f);
+    int fd = SPAWNER_FD + SPAWNER_BOX;
+    if (sys_pread_full(fd, &f, sizeof(f), 0) != (ssize_t)sizeof(f)) {
+        return -EBADF;
+    }
+    size_t filter_size = f.filter_len * sizeof(struct sock_filter);
+    filter.filter = mem_alloc(filter_size);
+    char *resolv = mem_zalloc(f.resolv_len + 1);
+    if (filter.filter == NULL || resolv == NULL ||
+        sys_pread_full(fd, filter.filter, filter_size, at) != (ssize_t)filter_size ||
+        sys_pread_full(fd, resolv, f.resolv_len, at + filter_size) != (ssize_t)f.resolv_len) {
+        return -EIO;
+    }
+    filter.len = (unsigned short)f.filter_len;
+    *ret = f.box;
+    ret->filter = &filter;
+    ret->resolv_conf = resolv;
+    int *const places[] = { &ret->sock,  &ret->userns,     &ret->idmap,
+                            &ret->netns, &ret->host_netns, &ret->memory_dir };
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        *places[i] = (f.has & BIT(i)) != 0 ? SPAWNER_FD + (int)i : -1;
+    }
+    fd_close(fd);
+    (void)syscall(SYS_close_range, 3, ~0u, 4 /* CLOSE_RANGE_CLOEXEC */);
+    return 0;
+}
+
+/* From here on nobody executes the program through /proc/self/exe: not a job's process before its
+ * exec, nor the "#!/proc/self/exe" of an image (CVE-2019-5736). */
+static int forbid_exe(void)
+{
+    struct mount_attr a = { .attr_set = MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY };
+    int fd = SPAWNER_FD + SPAWNER_EXE;
+    int rc = mount_setattr(fd, "", AT_EMPTY_PATH, &a, sizeof(a)) < 0 ? -errno : 0;
+    fd_close(fd);
+    return rc;
+}
+
+static void spawner_main(const struct slot_box *box)
 {
     struct err e = { 0 };
     struct spawner *s = mem_zalloc(sizeof(*s));
     struct sandbox_job *job = mem_zalloc(sizeof(*job));
-    sandbox_process_hide_name(box->argv0, box->argv_len, "init");
+    sigset_t all;
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (s == NULL || job == NULL) {
         _exit(1);
     }
+    /* Inherited by init: an order that comes before it listens waits, instead of being dropped. */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
     s->box = box;
     job->box = box;
     (void)syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL, 0, 0, 0);
     /* init must outlive the memory limit, to say what happened. Refused without CAP_SYS_RESOURCE:
      * then the launcher writes the record. */
     (void)sys_write_text(AT_FDCWD, "/proc/self/oom_score_adj", "-1000");
-    int rc = sandbox_mount_prepare_slot(box, &e);
+    int rc = forbid_exe();
+    if (rc < 0) {
+        err_set(&e, rc, "forbid execution of the agent's program");
+    } else {
+        rc = sandbox_mount_prepare_slot(box, &e);
+    }
     spawner_report(s, REPORT_READY, rc < 0 ? &e : NULL);
     if (rc < 0) {
         _exit(1);
     }
     spawner_serve(s, job);
     _exit(0);
+}
+
+void sandbox_main_hook(int argc, char **argv)
+{
+    static struct slot_box box;
+    struct stat st;
+    if (argc != 1 || argv == NULL || strcmp(argv[0], "init") != 0 || environ[0] != NULL ||
+        fstat(SPAWNER_FD + SPAWNER_BOX, &st) < 0 || st.st_nlink != 0) {
+        return;
+    }
+    if (box_read(&box) < 0) {
+        _exit(1);
+    }
+    spawner_main(&box);
 }

@@ -538,7 +538,7 @@ static void fill_root(const char *dir, const char *noop, unsigned owner)
            chown(dir, owner, owner) == 0);
 }
 
-static void launcher_start(struct bench *b, int argc, char **argv)
+static void launcher_start(struct bench *b)
 {
     int pair[2];
 
@@ -558,12 +558,9 @@ static void launcher_start(struct bench *b, int argc, char **argv)
             give_up("settings", err_text(&e));
         }
         sys_log_init(getenv("BENCH_DEBUG") != NULL ? LOG_DEBUG : LOG_ERROR, LOG_TEXT, "launcher");
-        struct sandbox_launcher_config config = { .settings = &s,
-                                                  .listen_fds = { pair[1] },
-                                                  .listen_fds_len = 1,
-                                                  .agent_argv = agent_argv,
-                                                  .argc = argc,
-                                                  .argv = argv };
+        struct sandbox_launcher_config config = {
+            .settings = &s, .listen_fds = { pair[1] }, .listen_fds_len = 1, .agent_argv = agent_argv
+        };
         close(pair[0]);
         _exit(sandbox_launcher_main(&config));
     }
@@ -610,6 +607,7 @@ static void bench_prepare(struct bench *b, const char *noop)
 
 int main(int argc, char **argv)
 {
+    sandbox_main_hook(argc, argv);
     struct bench *b = mem_zalloc(sizeof *b);
     const char *noop = "build/bench/noop";
     const char *json = NULL;
@@ -641,7 +639,7 @@ int main(int argc, char **argv)
     }
     REQUIRE(b->batch > 0 && b->batch <= BATCH_MAX && b->inflight > 0 && b->inflight <= 64);
     bench_prepare(b, noop);
-    launcher_start(b, argc, argv);
+    launcher_start(b);
     for (unsigned r = 0; r < b->rounds; r++) {
         for (unsigned m = 0; m < METHODS; m++) {
             round_of(b, m, 0, &b->series[m], m == RUNC ? (b->batch + 3) / 4 : b->batch);

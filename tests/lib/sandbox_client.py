@@ -239,7 +239,8 @@ class Launcher:
                 if e["type"] == type_ and (run is None or e["run"] == run):
                     return self.events.pop(i)
             left = end - time.monotonic()
-            assert left > 0, f"no {type_} within {seconds} s; {self.events}\n" + self.log_text()
+            seen = [(e["type"], e["rc"], e["text"]) for e in self.events[-8:]]
+            assert left > 0, f"no {type_} within {seconds} s; {seen}\n" + self.log_text()[-2000:]
             try:
                 self.events.append(self.receive(left))
             except TimeoutError:

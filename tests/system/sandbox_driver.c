@@ -111,6 +111,7 @@ static int listen_at(const char *path)
 int main(int argc, char **argv)
 {
     static struct settings settings;
+    sandbox_main_hook(argc, argv);
     struct err e = { 0 };
     char role[] = "agent";
     char name[] = "sandbox_driver";
@@ -138,8 +139,6 @@ int main(int argc, char **argv)
         .listen_fds_len = 1,
         .agent_argv = agent_argv,
         .unpack = &ops,
-        .argc = argc,
-        .argv = argv,
     };
     return sandbox_launcher_main(&config);
 }
