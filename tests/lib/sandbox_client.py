@@ -1,4 +1,4 @@
-"""A launcher without the agent: starts tests/system/sandbox_driver.c, speaks the launcher's protocol
+"""A launcher without the agent: starts tests/system/sandbox_driver.c, speaks its protocol
 (agent/sandbox/sandbox_msg.h) and makes image trees by hand.
 
     box = Launcher(driver, slots=4)          starts; box.hello has what it said

@@ -1,4 +1,4 @@
-"""The sandbox alone: a launcher whose agent process is the test (tests/lib/sandbox_client.py). Every
+"""The sandbox alone: a launcher whose agent is the test (tests/lib/sandbox_client.py). Every
 line of the checklist and the abuse table that belongs to the sandbox."""
 import hashlib
 import os
@@ -118,7 +118,7 @@ def test_ends(box, script, reason, code, sig):
 def test_programs_that_do_not_run(box, argv, code, text):
     end, _, _ = run(box, *argv)
     assert end["reason"] == "setup" and end["exit_code"] == code and text in end["text"]
-    assert not [e for e in box.events if e["type"] == "started" and e["run"] == end["run"]]
+    assert not [e for e in box.events if (e["type"], e["run"]) == ("started", end["run"])]
 
 
 def test_users(box):
@@ -370,7 +370,8 @@ def test_stop_at_once(box):
 
 
 def test_signal(box):
-    r = box.run(box.image, ["sh", "-c", "trap 'echo hup' HUP; echo up; while :; do sleep 0.1; done"])
+    script = "trap 'echo hup' HUP; echo up; while :; do sleep 0.1; done"
+    r = box.run(box.image, ["sh", "-c", script])
     box.wait_started(r)
     while box.output(r) != b"up\n":
         time.sleep(0.01)
