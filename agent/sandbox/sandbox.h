@@ -247,20 +247,4 @@ void sandbox_main_hook(int argc, char **argv);
  */
 int sandbox_launcher_main(const struct sandbox_launcher_config *config);
 
-/* ---- what this machine can do (agent doctor)
- * ----------------------------------------------------- */
-
-enum sandbox_verdict { SANDBOX_OK, SANDBOX_WARN, SANDBOX_BAD };
-
-struct sandbox_check {
-    const char *name; /* static: "user namespaces" */
-    enum sandbox_verdict verdict;
-    char text[SANDBOX_TEXT_MAX]; /* what was found, and what to do */
-};
-enum { SANDBOX_CHECKS_MAX = 24 };
-/* Probes (in short-lived children where needed) everything that a sandbox wants. Returns how many
- * entries of ret were filled. Works without root, too: then says so. */
-size_t sandbox_doctor(const struct settings *settings,
-                      struct sandbox_check ret[SANDBOX_CHECKS_MAX]);
-
 #endif

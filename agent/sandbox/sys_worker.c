@@ -217,8 +217,15 @@ void sandbox_workers_sweep(struct launcher *l)
 {
     const int dirs[] = { l->layers, l->runs };
     pid_t pid = fork();
-    if (pid != 0) {
-        return; /* reaped through SIGCHLD being ignored by no one: see launcher's loop */
+    if (pid < 0) {
+        return;
+    }
+    if (pid > 0) {
+        (void)waitpid(pid, NULL, 0); /* it only forks: the sweep is nobody's to wait for */
+        return;
+    }
+    if (fork() != 0) {
+        _exit(0);
     }
     for (size_t i = 0; i < 2; i++) {
         int fd = openat(dirs[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
