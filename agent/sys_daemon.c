@@ -133,12 +133,29 @@ static char **agent_argv(const struct daemon_options *opt)
     return argv;
 }
 
+/* Whoever asks for TLS or tokens must not get an open plain port instead. */
+static int refuse_unserved(const struct settings *s, struct err *e)
+{
+    if (s->http.tls_cert[0] != '\0') {
+        return err_say(e, -EINVAL,
+                       "http.tls_cert: this version serves plain HTTP only. Listen on loopback, "
+                       "with a proxy that speaks TLS in front");
+    }
+    if (s->auth.tokens_file[0] != '\0') {
+        return err_say(
+            e, -EINVAL,
+            "auth.tokens_file: this version checks no tokens. Listen on loopback, with a "
+            "proxy that checks them in front");
+    }
+    return 0;
+}
+
 static int start(const struct daemon_options *opt, struct settings *s,
                  struct sandbox_launcher_config *config, struct err *e)
 {
     int rc = sys_settings_load(opt->config, opt->overrides, opt->overrides_len, s, e);
 
-    if (rc != 0) {
+    if (rc != 0 || (rc = refuse_unserved(s, e)) != 0) {
         return rc;
     }
     sys_log_init((enum log_level)s->log.level, (enum log_format)s->log.format, "launcher");

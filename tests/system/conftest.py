@@ -28,6 +28,7 @@ import tiny_image  # noqa: E402
 
 AGENT = os.environ.get("AGENT", str(TOP / "build" / "agent"))
 IMAGE = "lab/busybox:1"
+PREFIX = f"agent-test-{os.getpid()}-"  # of this session: another one may run beside it
 ENDED = ("succeeded", "failed", "timed_out", "cancelled", "lost")
 
 
@@ -53,7 +54,7 @@ class Node:
     ports."""
 
     def __init__(self, **settings):
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="agent-test-"))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX))
         self.dir.chmod(0o711)
         self.data = self.dir / "data"
         self.log_path = self.dir / "log"
@@ -228,8 +229,10 @@ def node(make_node):
     return make_node()
 
 
+# It names nothing_left, so that it ends before that looks: pytest ends fixtures of one scope in the
+# order of their last use otherwise.
 @pytest.fixture(scope="session")
-def shared_node():
+def shared_node(nothing_left):
     node = Node().start()
     yield node
     node.close()
@@ -252,13 +255,13 @@ def image(shared_node, image_tar):
 def nothing_left():
     """After all tests: no mount and no process of a test's node."""
     yield
-    assert "agent-test-" not in pathlib.Path("/proc/self/mountinfo").read_text()
+    assert PREFIX not in pathlib.Path("/proc/self/mountinfo").read_text()
     left = []
     for d in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             command = (d / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"agent-test-" in command and d.name != str(os.getpid()):
+        if PREFIX.encode() in command and d.name != str(os.getpid()):
             left.append(command.replace(b"\0", b" "))
     assert not left, left

@@ -383,6 +383,7 @@ def test_prefer_wait(api, job):
     assert answer.status == 202 and answer.json()["state"] not in ENDED
     assert 0.9 < time.monotonic() - start < 5
     assert api("POST", f"/v1/runs/{answer.json()['id']}/cancel").status == 200
+    wait_for(lambda: api("GET", f"/v1/runs/{answer.json()['id']}").json()["state"] == "cancelled")
 
 
 def test_idempotency(api, job):
@@ -550,6 +551,12 @@ def test_queue_full(make_node, image_tar):
     for answer in refused:
         problem(answer, 503, "queue_full")
         assert int(answer.headers["Retry-After"]) > 0
+    # Live runs outlive their node: none may be left.
+    accepted = [a.json()["id"] for a in answers if a.status == 202]
+    for run_id in accepted:
+        assert node.http("POST", f"/v1/runs/{run_id}/cancel").status == 200
+    for run_id in accepted:
+        assert node.wait_run(run_id)["state"] == "cancelled"
 
 
 def test_images(make_node, image_tar):

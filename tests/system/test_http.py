@@ -392,3 +392,15 @@ def test_foreign_origins(shared_node, origin):
 def test_own_origin(shared_node):
     assert statuses(ask(shared_node, f"Host: {shared_node.addr}",
                         f"Origin: http://{shared_node.addr}")) == [200]
+
+
+@pytest.mark.parametrize("settings, word", [
+    ({"auth__tokens_file": "/dev/null"}, "auth.tokens_file"),
+    ({"http__tls_cert": "/dev/null", "http__tls_key": "/dev/null"}, "http.tls_cert"),
+    ({"http__listen": "0.0.0.0:0"}, "http.listen"),
+])
+def test_protection_that_is_not_there_is_not_pretended(make_node, settings, word):
+    node = make_node(start=False, **settings)
+    node.start(wait=False)
+    assert node.process.wait(10) == 2
+    assert word in node.log()
