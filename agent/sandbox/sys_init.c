@@ -23,13 +23,14 @@
 
 #include "agent/sandbox/sys_sandbox.h"
 
-enum { PIPE_BYTES = 1 << 20 };
+enum { PIPE_BYTES = 1 << 20, OOM_GRACE_US = 50000 };
 
 struct init {
     struct sandbox_job *job;
     struct pump pump;
     struct sandbox_result result;
     int signals;             /* signalfd */
+    int mounts;              /* this mount namespace, for the launcher to hold; -1 */
     pid_t child;             /* the job's first process; 0: reaped */
     int status;              /* its wait status */
     uint64_t deadline_us;    /* 0: none */
@@ -39,7 +40,7 @@ struct init {
 
 static void init_report(const struct init *in, const struct slot_report *r)
 {
-    (void)sys_send_fds(in->job->box->sock, r, sizeof(*r), NULL, 0);
+    (void)sys_send_fds(in->job->box->sock, r, sizeof(*r), &in->mounts, in->mounts >= 0 ? 1 : 0);
 }
 
 static void write_record(struct init *in)
@@ -47,8 +48,7 @@ static void write_record(struct init *in)
     uint8_t record[SANDBOX_RECORD_SIZE];
     int fd = in->job->fd[SPAWN_FD_EXIT];
     sandbox_record_encode(&in->result, record);
-    (void)sys_pwrite_full(fd, record, sizeof(record), 0);
-    (void)fdatasync(fd);
+    (void)sys_pwrite_full(fd, record, sizeof(record), 0); /* the spawner syncs it, off the path */
 }
 
 /* Nothing was started, or the program could not be: the record says so. */
@@ -162,6 +162,7 @@ static void init_started(struct init *in)
     r.wall_us = in->result.started_wall_us;
     init_report(in, &r);
     fd_close(in->job->box->sock);
+    in->mounts = fd_close(in->mounts);
     if (in->job->spec.limits.timeout_ms != 0) {
         in->deadline_us = now + in->job->spec.limits.timeout_ms * 1000;
     }
@@ -191,10 +192,21 @@ static void init_stop(struct init *in, enum sandbox_reason why)
 
 static void init_kill(struct init *in, enum sandbox_reason why)
 {
-    if (in->why == 0 || why == SANDBOX_OOM) {
+    if (in->why == 0) {
         in->why = why;
     }
     (void)kill(-1, SIGKILL);
+}
+
+/* The kernel is about to kill one process (and to count that: it comes first); soon after, the rest
+ * goes as well. */
+static void init_out_of_memory(struct init *in)
+{
+    uint64_t at = sys_mono_us() + OOM_GRACE_US;
+    in->why = SANDBOX_OOM;
+    if (in->kill_us == 0 || in->kill_us > at) {
+        in->kill_us = at;
+    }
 }
 
 static void init_reap(struct init *in)
@@ -227,7 +239,7 @@ static void init_take_signals(struct init *in)
             }
             break;
         case INIT_OOM:
-            init_kill(in, SANDBOX_OOM);
+            init_out_of_memory(in);
             break;
         default:
             break;
@@ -376,11 +388,13 @@ void sandbox_init_main(struct sandbox_job *job)
     static struct init in;
     struct err e = { 0 };
     in.job = job;
+    in.mounts = -1;
     int rc = init_open_signals(&in, &e);
     if (rc == 0) {
         rc = init_build(&in, &e);
     }
     int null_fd = rc == 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : -1;
+    in.mounts = rc == 0 ? open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC) : -1;
     if (rc == 0) {
         in.child = fork();
         if (in.child == 0) {

@@ -182,7 +182,7 @@ static int make_slots(struct launcher *l, struct err *e)
     for (uint32_t i = 0; i < l->slots_len; i++) {
         struct slot *s = &l->slots[i];
         s->l = l;
-        s->run_dir = s->sock.fd = s->spawner.fd = s->init.fd = s->oom.fd = -1;
+        s->run_dir = s->mounts = s->sock.fd = s->spawner.fd = s->init.fd = s->oom.fd = -1;
         telemetry_fds_init(&s->fds);
         for (size_t k = 0; k < CG_COUNT; k++) {
             s->dirs.fd[k] = -1;

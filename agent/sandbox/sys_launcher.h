@@ -100,6 +100,7 @@ struct slot {
     struct sandbox_state file; /* as in the run's directory */
     uint64_t arrival_us;
     int run_dir;
+    int mounts;  /* the sandbox's mount namespace; -1 */
     bool cloned; /* SETUP: init exists */
     bool stop_asked;
 };

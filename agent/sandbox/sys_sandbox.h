@@ -37,7 +37,9 @@ struct slot_box {
     const char *resolv_conf;
 };
 
-/* Launcher to spawner; with descriptors, in the order of enum spawn_fd. */
+/* Launcher to spawner; SPAWN_RUN with descriptors in the order of enum spawn_fd, SPAWN_CLEAN with
+ * the exit record's file (synced) and the dead sandbox's mount namespace (the last reference, whose
+ * end takes time), SPAWN_FORGET with none. */
 enum spawn_kind { SPAWN_RUN = 1, SPAWN_CLEAN = 2, SPAWN_FORGET = 3 };
 enum spawn_fd {
     SPAWN_FD_SPEC,
@@ -62,7 +64,7 @@ struct spawn_request {
 enum report_kind {
     REPORT_READY = 1,   /* the spawner waits for requests */
     REPORT_CLONED = 2,  /* pid; with its pidfd */
-    REPORT_STARTED = 3, /* the job's program runs */
+    REPORT_STARTED = 3, /* the job's program runs; with the sandbox's mount namespace */
     REPORT_FAILED = 4,  /* the spawner could not clone: rc, text */
     REPORT_CLEANED = 5,
 };

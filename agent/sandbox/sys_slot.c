@@ -358,7 +358,7 @@ static void slot_started(struct slot *s, const struct slot_report *r)
 static bool slot_take_report(struct slot *s)
 {
     struct slot_report r;
-    int pidfd = -1;
+    int pidfd = -1; /* REPORT_STARTED: a mount namespace */
     size_t fds = 0;
     ssize_t n = sys_recv_fds(s->sock.fd, &r, sizeof(r), &pidfd, 1, &fds);
     if (n != (ssize_t)sizeof(r)) {
@@ -376,6 +376,8 @@ static bool slot_take_report(struct slot *s)
     } else if (r.kind == REPORT_CLONED && s->state == SLOT_SETUP && !s->cloned && fds == 1) {
         slot_cloned(s, &r, fd_take(&pidfd));
     } else if (r.kind == REPORT_STARTED && s->state == SLOT_SETUP && s->cloned) {
+        fd_close(s->mounts);
+        s->mounts = fd_take(&pidfd);
         slot_started(s, &r);
     } else if (r.kind == REPORT_FAILED && s->state == SLOT_SETUP) {
         slot_failed(s, r.rc, r.text);
@@ -417,6 +419,19 @@ void sandbox_slot_on_oom(struct slot *s)
     }
 }
 
+/* What may take its time is the spawner's to do. The namespace's last reference travels. */
+static void slot_clean(struct slot *s, int record)
+{
+    const struct spawn_request r = { .kind = SPAWN_CLEAN };
+    const int fds[] = { record, s->mounts };
+    size_t n = record < 0 ? 0 : s->mounts < 0 ? 1 : 2;
+    s->state = SLOT_CLEANING;
+    if (sys_send_fds(s->sock.fd, &r, sizeof(r), fds, n) < 0) {
+        (void)kill(s->spawner_pid, SIGKILL);
+    }
+    s->mounts = fd_close(s->mounts);
+}
+
 /* init is gone, and with it everything in the sandbox: totals, record, answer; then clean up. */
 void sandbox_slot_on_init(struct slot *s)
 {
@@ -430,6 +445,7 @@ void sandbox_slot_on_init(struct slot *s)
         usage.end = (struct telemetry_reading){ 0 };
     }
     sandbox_adopt_end(l, s->run_dir, s->run, s->attempt, &usage, false);
+    AUTO_FD int record = openat(s->run_dir, "exit", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     slot_groups_done(s);
     slot_forget_run(s);
     if (adopted) {
@@ -437,12 +453,9 @@ void sandbox_slot_on_init(struct slot *s)
         sandbox_cgroup_close(&s->dirs);
         s->state = SLOT_EMPTY;
     } else if (s->spawner_pid == 0) {
+        s->mounts = fd_close(s->mounts);
         s->state = SLOT_EMPTY;
     } else {
-        struct spawn_request r = { .kind = SPAWN_CLEAN };
-        s->state = SLOT_CLEANING;
-        if (sys_send_fds(s->sock.fd, &r, sizeof(r), NULL, 0) < 0) {
-            (void)kill(s->spawner_pid, SIGKILL);
-        }
+        slot_clean(s, record);
     }
 }

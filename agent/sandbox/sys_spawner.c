@@ -156,9 +156,14 @@ static void spawner_run(struct spawner *s, struct sandbox_job *job)
     sandbox_spec_release(&job->spec);
 }
 
-/* What the last run left in the page cache of a v1 group would count against the next one. */
-static void spawner_clean(struct spawner *s)
+/* What would have kept the last run's end waiting: its record goes to the disk, its mounts go, and
+ * what it left in the page cache of a v1 group, where it would count against the next run. */
+static void spawner_clean(struct spawner *s, struct sandbox_job *job)
 {
+    if (job->fd[0] >= 0) {
+        (void)fdatasync(job->fd[0]);
+    }
+    job->fd[1] = fd_close(job->fd[1]);
     if (s->box->memory_dir >= 0) {
         (void)sys_write_text(s->box->memory_dir, "memory.force_empty", "0");
     }
@@ -183,7 +188,7 @@ static void spawner_serve(struct spawner *s, struct sandbox_job *job)
         } else if (job->request.kind == SPAWN_FORGET) {
             spawner_forget(s, &job->request.layer);
         } else {
-            spawner_clean(s);
+            spawner_clean(s, job);
         }
         for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
             job->fd[i] = fd_close(job->fd[i]);

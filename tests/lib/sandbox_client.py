@@ -188,20 +188,24 @@ class Launcher:
         return f"agent-{h & 0xffffffff:08x}"
 
     def groups(self):
+        """Our groups in every hierarchy; other launchers' come and go meanwhile."""
         found = []
         for line in open("/proc/self/mountinfo"):
             if " - cgroup" in line:
-                found += [p for p in pathlib.Path(line.split()[4]).rglob(self.group_name())]
+                for path, names, _ in os.walk(line.split()[4], onerror=lambda e: None):
+                    if self.group_name() in names:
+                        found.append(pathlib.Path(path) / self.group_name())
         return found
 
     def survivors(self):
         pids = set()
         for g in self.groups():
-            for f in g.rglob("cgroup.procs"):
+            for path, _, _ in os.walk(g, onerror=lambda e: None):
                 try:
-                    pids |= {int(p) for p in f.read_text().split() if p != "0"}
+                    text = (pathlib.Path(path) / "cgroup.procs").read_text()
                 except OSError:
-                    pass
+                    continue
+                pids |= {int(p) for p in text.split() if p != "0"}
         return pids
 
     def remove_groups(self):
