@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
@@ -138,7 +137,7 @@ static void adopt_one(struct launcher *l, const char *name)
     struct ulid run;
     uint32_t attempt;
     struct sandbox_state state;
-    struct stat st;
+    struct sandbox_usage usage;
     AUTO_FD int dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir < 0 || sandbox_dir_parse(str_of(name), &run, &attempt) < 0 ||
         sandbox_rundir_state_read(dir, &state) < 0) {
@@ -146,7 +145,7 @@ static void adopt_one(struct launcher *l, const char *name)
     }
     if (adopt_live(l, dir, &state, run, attempt)) {
         log_info("run '%s' lives on in slot %u", name, state.slot);
-    } else if (fstatat(dir, "usage", &st, AT_SYMLINK_NOFOLLOW) < 0) {
+    } else if (sandbox_rundir_usage_read(dir, &usage) < 0) {
         adopt_totals(l, dir, &state);
     }
 }

@@ -259,9 +259,6 @@ void sandbox_job_main(struct sandbox_job *job)
     if (rc == 0 && env == NULL) {
         rc = err_set(&e, -ENOMEM, "make the environment");
     }
-    for (int sig = 1; sig <= 64; sig++) {
-        (void)signal(sig, SIG_DFL);
-    }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (rc == 0 && (rc = sandbox_filter_load(job->box->filter)) < 0) {

@@ -248,6 +248,7 @@ static void log_cgroups(const struct launcher *l)
 static void warm_slots(struct launcher *l)
 {
     struct err e = { 0 };
+    sandbox_rundir_refill(l, SPARES_MAX);
     for (uint32_t i = 0; i < l->slots_len && i < 8; i++) {
         if (l->slots[i].state == SLOT_EMPTY && sandbox_slot_make(&l->slots[i], &e) < 0) {
             log_error("slot %u: %s", i, e.text);

@@ -9,7 +9,7 @@
 #include "agent/sandbox/sys_sandbox.h"
 #include "common/list.h"
 
-enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024 };
+enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024, SPARES_MAX = 16 };
 
 /* What an epoll event is about. */
 enum watch_kind {
@@ -121,6 +121,10 @@ void sandbox_slot_forget_layer(struct slot *s, const struct digest *id);
 
 /* ---- runs on disk (sys_rundir.c) ---- */
 
+/* Names of spare directories begin so; then the launcher's pid. */
+#define SANDBOX_SPARE ".spare-"
+/* Makes spare directories until there are `want`: when there is time for it. */
+void sandbox_rundir_refill(struct launcher *l, size_t want);
 int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
                         int fds[SPAWN_FDS_MAX], struct err *e);
 void sandbox_rundir_undo(struct launcher *l, struct ulid run, uint32_t attempt);
@@ -182,6 +186,13 @@ void sandbox_agent_hang_up(struct launcher *l, const char *why);
 
 /* ---- the whole ---- */
 
+/* A run's directory before it has a name (sys_rundir.c). */
+struct spare {
+    unsigned long number;
+    int dir;
+    int fds[SPAWN_FDS_MAX];
+};
+
 struct queued_msg {
     struct list link;
     uint8_t bytes[SANDBOX_MSG_SIZE];
@@ -209,6 +220,9 @@ struct launcher {
     struct cgroups cg;
     struct sock_fprog filter;
     char resolv_conf[RESOLV_MAX];
+    struct spare spares[SPARES_MAX];
+    size_t spares_len;
+    unsigned long spare_number;
     struct slot *slots;
     uint32_t slots_len;
     struct list workers; /* struct worker, the oldest first */

@@ -54,37 +54,106 @@ static int link_payload(struct launcher *l, int dir, const char *id, struct err 
     return 0;
 }
 
+/* ---- spare directories: made ahead, so that a run begins with one rename ---- */
+
+static void spare_name(unsigned long number, char dst[SANDBOX_DIR_CAP])
+{
+    snprintf(dst, SANDBOX_DIR_CAP, "%s%d-%lu", SANDBOX_SPARE, (int)getpid(), number);
+}
+
+static void spare_close(struct spare *s)
+{
+    s->dir = fd_close(s->dir);
+    for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
+        s->fds[i] = fd_close(s->fds[i]);
+    }
+}
+
+static int spare_fill(struct launcher *l, struct spare *s, struct err *e)
+{
+    char name[SANDBOX_DIR_CAP];
+    spare_name(s->number, name);
+    if (mkdirat(l->runs, name, 0750) < 0) {
+        return err_set(e, -errno, "make a run's directory");
+    }
+    s->dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (s->dir < 0 || fchown(s->dir, 0, l->agent_gid) < 0 || fchmod(s->dir, 0750) < 0) {
+        return err_set(e, -errno, "open a run's directory");
+    }
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        int fd = make_file(s->dir, files[i].name, l->agent_gid);
+        if (fd < 0) {
+            return err_set(e, fd, "make a run's file '%s'", files[i].name);
+        }
+        s->fds[files[i].fd] = fd;
+    }
+    AUTO_FD int usage = make_file(s->dir, "usage", l->agent_gid);
+    AUTO_FD int state =
+        openat(s->dir, "sandbox", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return usage < 0 || state < 0 ? err_set(e, usage < 0 ? usage : -errno, "make a run's file") : 0;
+}
+
+static int spare_make(struct launcher *l, struct spare *s, struct err *e)
+{
+    *s = (struct spare){ .number = l->spare_number++, .dir = -1 };
+    for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
+        s->fds[i] = -1;
+    }
+    int rc = spare_fill(l, s, e);
+    if (rc < 0) {
+        char name[SANDBOX_DIR_CAP];
+        spare_name(s->number, name);
+        spare_close(s);
+        (void)sys_remove_tree(l->runs, name, NULL);
+    }
+    return rc;
+}
+
+void sandbox_rundir_refill(struct launcher *l, size_t want)
+{
+    struct err e = { 0 };
+    while (l->spares_len < want && l->spares_len < SPARES_MAX) {
+        if (spare_make(l, &l->spares[l->spares_len], &e) < 0) {
+            return; /* the run that needs one says why */
+        }
+        l->spares_len++;
+    }
+}
+
 int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
                         int fds[SPAWN_FDS_MAX], struct err *e)
 {
     char name[SANDBOX_DIR_CAP];
+    char from[SANDBOX_DIR_CAP];
     char id[ULID_TEXT_CAP];
+    struct spare s;
+    int rc = 0;
     sandbox_dir_name(spec->run, spec->attempt, name);
     ulid_format(spec->run, id);
-    if (mkdirat(l->runs, name, 0750) < 0) {
-        return err_set(e, -errno, "make the run's directory '%s'", name);
-    }
-    AUTO_FD int dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    int rc = dir < 0 || fchown(dir, 0, l->agent_gid) < 0 || fchmod(dir, 0750) < 0
-                 ? err_set(e, -errno, "open the run's directory '%s'", name)
-                 : 0;
-    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(files); i++) {
-        fds[files[i].fd] = make_file(dir, files[i].name, l->agent_gid);
-        if (fds[files[i].fd] < 0) {
-            rc = err_set(e, fds[files[i].fd], "make the run's file '%s'", files[i].name);
-        }
-    }
-    if (rc == 0 && spec->payload) {
-        rc = link_payload(l, dir, id, e);
+    if (l->spares_len > 0) {
+        s = l->spares[--l->spares_len];
+    } else {
+        rc = spare_make(l, &s, e);
     }
     if (rc < 0) {
-        for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-            fds[files[i].fd] = fd_close(fds[files[i].fd]);
-        }
+        return rc;
+    }
+    spare_name(s.number, from);
+    if (renameat2(l->runs, from, l->runs, name, RENAME_NOREPLACE) < 0) {
+        rc = err_set(e, -errno, "make the run's directory '%s'", name);
+        spare_close(&s);
+        (void)sys_remove_tree(l->runs, from, NULL);
+        return rc;
+    }
+    if (spec->payload && (rc = link_payload(l, s.dir, id, e)) < 0) {
+        spare_close(&s);
         sandbox_rundir_undo(l, spec->run, spec->attempt);
         return rc;
     }
-    *ret_dir = fd_take(&dir);
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        fds[files[i].fd] = fd_take(&s.fds[files[i].fd]);
+    }
+    *ret_dir = fd_take(&s.dir);
     return 0;
 }
 
@@ -139,8 +208,11 @@ int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u, uint32_t 
 {
     uint8_t bytes[USAGE_SIZE];
     sandbox_usage_encode(u, bytes);
-    AUTO_FD int fd = make_file(dir, "usage", agent_gid);
-    return fd < 0 ? fd : sys_pwrite_full(fd, bytes, sizeof(bytes), 0);
+    AUTO_FD int fd = openat(dir, "usage", O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) {
+        fd = make_file(dir, "usage", agent_gid);
+    }
+    return fd < 0 ? -EIO : sys_pwrite_full(fd, bytes, sizeof(bytes), 0);
 }
 
 int sandbox_rundir_usage_read(int dir, struct sandbox_usage *ret)

@@ -383,6 +383,7 @@ static bool slot_take_report(struct slot *s)
         slot_failed(s, r.rc, r.text);
     } else if (r.kind == REPORT_CLEANED && s->state == SLOT_CLEANING) {
         s->state = SLOT_FREE;
+        sandbox_rundir_refill(s->l, SPARES_MAX);
     }
     fd_close(pidfd);
     return true;

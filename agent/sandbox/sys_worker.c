@@ -216,6 +216,8 @@ void sandbox_worker_on_exit(struct worker *w)
 void sandbox_workers_sweep(struct launcher *l)
 {
     const int dirs[] = { l->layers, l->runs };
+    char own[32];
+    snprintf(own, sizeof(own), "%s%d-", SANDBOX_SPARE, (int)getpid());
     pid_t pid = fork();
     if (pid < 0) {
         return;
@@ -233,7 +235,8 @@ void sandbox_workers_sweep(struct launcher *l)
         struct dirent *entry;
         while (d != NULL && (entry = readdir(d)) != NULL) {
             struct str name = str_of(entry->d_name);
-            if (str_starts(name, removing)) {
+            if (str_starts(name, removing) ||
+                (str_starts(name, SANDBOX_SPARE) && !str_starts(name, own))) {
                 (void)sys_remove_tree(dirs[i], entry->d_name, NULL);
             }
         }

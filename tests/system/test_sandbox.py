@@ -454,7 +454,8 @@ def test_many_runs(box):
     for e in [e for e in box.events if e["type"] == "started"]:
         for fd in e["fds"]:
             os.close(fd)
-    assert len(os.listdir(f"/proc/{box.process.pid}/fd")) <= before + 2
+    spare = 16 * 6  # directories made ahead, with their files
+    assert len(os.listdir(f"/proc/{box.process.pid}/fd")) <= before + spare + 2
 
 
 def test_same_run_twice(box):
