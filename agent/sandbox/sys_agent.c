@@ -19,7 +19,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-enum { BACKOFF_FIRST_MS = 200, BACKOFF_MAX_MS = 30000, LIVED_LONG_MS = 60000 };
+enum { BACKOFF_FIRST_MS = 200, BACKOFF_MAX_MS = 10000, LIVED_LONG_MS = 60000 };
 
 /* ---- who it is ---- */
 
@@ -246,6 +246,7 @@ void sandbox_agent_on_exit(struct launcher *l)
         l->agent_backoff_ms = BACKOFF_MAX_MS;
     }
     l->agent_restart_ms = now + l->agent_backoff_ms;
+    (void)sys_sd_notify("WATCHDOG=1"); /* nobody else says it until the next one is up */
     log_error("the agent process ended (%s %d); again in %llu ms",
               WIFSIGNALED(status) ? "signal" : "exit",
               WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
@@ -390,6 +391,14 @@ static void on_adopt(struct launcher *l)
     sandbox_adopt_continue(l);
 }
 
+/* The status is the agent's text: one line of it, or it could say more to systemd than a status. */
+static void tell_ready(const char *status)
+{
+    char text[SANDBOX_TEXT_MAX + 32];
+    snprintf(text, sizeof(text), "READY=1\nSTATUS=%.*s", (int)strcspn(status, "\r\n"), status);
+    (void)sys_sd_notify(text);
+}
+
 static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *fd)
 {
     switch ((enum sandbox_msg_type)m->type) {
@@ -397,7 +406,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
         if (!l->agent_ready) {
             l->agent_ready = true;
             l->agent_backoff_ms = 0;
-            (void)sys_sd_notify("READY=1");
+            tell_ready(m->text);
         }
         break;
     case SANDBOX_MSG_PING:

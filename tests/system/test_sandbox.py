@@ -422,6 +422,22 @@ def test_host_network_is_refused(box):
     assert "allow_host_network" in box.wait("failed", r)["text"]
 
 
+def test_host_network_where_it_is_allowed(fresh, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("")
+    box = fresh(sandbox__allow_host_network="yes", auth__tokens_file=tokens)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        script = f"nc -w 5 127.0.0.1 {listening.getsockname()[1]} </dev/null && echo reached"
+        r = box.run(box.image, ["sh", "-c", script], network=1)
+        connection, _ = listening.accept()
+        connection.close()
+        assert box.wait_ended(r)["exit_code"] == 0 and box.output(r) == b"reached\n"
+        end, out, _ = sh(box, script)
+        assert end["exit_code"] != 0 and out == b""  # the next one is alone again
+
+
 # ---- slots
 
 def test_all_slots(box):
