@@ -210,12 +210,23 @@ static void queue_drop(struct launcher *l, struct queued_msg *q)
     l->queue_len--;
 }
 
+static void waiting_drop(struct launcher *l, struct waiting_run *w)
+{
+    list_remove(&w->link);
+    l->waiting_len--;
+    fd_close(w->spec_fd);
+    mem_free(w);
+}
+
 void sandbox_agent_hang_up(struct launcher *l, const char *why)
 {
     if (why != NULL) {
         log_error("the agent process's connection ends: %s", why);
     }
     sandbox_launcher_unwatch(l, &l->agent_sock);
+    while (!list_empty(&l->waiting)) {
+        waiting_drop(l, LIST_ITEM(l->waiting.next, struct waiting_run, link));
+    }
     while (!list_empty(&l->queue)) {
         queue_drop(l, LIST_ITEM(l->queue.next, struct queued_msg, link));
     }
@@ -315,11 +326,11 @@ static void agent_flush(struct launcher *l)
 
 /* ---- its requests ---- */
 
-static int run_request(struct launcher *l, const struct sandbox_msg *m, int spec_fd, struct err *e)
+static int run_request(struct launcher *l, const struct waiting_run *m, struct err *e)
 {
     static char blob[SANDBOX_SPEC_MAX];
     const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
-    uint64_t arrival = sys_mono_us();
+    int spec_fd = m->spec_fd;
     struct sandbox_spec spec;
     int have = fcntl(spec_fd, F_GET_SEALS);
     if (have < 0 || (have & seals) != seals) {
@@ -346,22 +357,78 @@ static int run_request(struct launcher *l, const struct sandbox_msg *m, int spec
     struct slot *s = rc == 0 ? sandbox_slot_free_one(l) : NULL;
     if (rc == 0) {
         rc = s == NULL ? err_say(e, -EAGAIN, "no slot is free")
-                       : sandbox_slot_start(s, &spec, spec_fd, arrival, e);
+                       : sandbox_slot_start(s, &spec, spec_fd, m->arrival_us, e);
+    }
+    if (rc == 0) {
+        s->stop_asked = m->stop_asked;
     }
     sandbox_spec_release(&spec);
     return rc;
 }
 
-static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)
+static void run_refused(struct launcher *l, const struct waiting_run *m, int rc, const char *text)
+{
+    struct sandbox_msg answer = {
+        .type = SANDBOX_MSG_FAILED, .run = m->run, .attempt = m->attempt, .rc = rc
+    };
+    sandbox_text(answer.text, text);
+    sandbox_agent_send(l, &answer, NULL, 0);
+}
+
+static bool run_wait(struct launcher *l, const struct waiting_run *m)
+{
+    struct waiting_run *w =
+        l->waiting_len < l->slots_len && sandbox_slot_soon_free(l) ? mem_zalloc(sizeof(*w)) : NULL;
+    if (w == NULL) {
+        return false;
+    }
+    *w = *m;
+    w->spec_fd = fd_dup(m->spec_fd, 3);
+    if (w->spec_fd < 0) {
+        mem_free(w);
+        return false;
+    }
+    list_push_back(&l->waiting, &w->link);
+    l->waiting_len++;
+    return true;
+}
+
+void sandbox_agent_slot_free(struct launcher *l)
 {
     struct err e = { 0 };
-    int rc = run_request(l, m, spec_fd, &e);
+    if (list_empty(&l->waiting)) {
+        return;
+    }
+    struct waiting_run *w = LIST_ITEM(l->waiting.next, struct waiting_run, link);
+    int rc = run_request(l, w, &e);
+    if (rc == -EAGAIN && sandbox_slot_soon_free(l)) {
+        return;
+    }
     if (rc < 0) {
-        struct sandbox_msg answer = {
-            .type = SANDBOX_MSG_FAILED, .run = m->run, .attempt = m->attempt, .rc = rc
-        };
-        sandbox_text(answer.text, e.text);
-        sandbox_agent_send(l, &answer, NULL, 0);
+        run_refused(l, w, rc, e.text);
+    }
+    waiting_drop(l, w);
+}
+
+static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)
+{
+    const struct waiting_run w = {
+        .run = m->run, .attempt = m->attempt, .spec_fd = spec_fd, .arrival_us = sys_mono_us()
+    };
+    struct err e = { 0 };
+    int rc = run_request(l, &w, &e);
+    if (rc < 0 && !(rc == -EAGAIN && run_wait(l, &w))) {
+        run_refused(l, &w, rc, e.text);
+    }
+}
+
+static void stop_waiting(struct launcher *l, const struct sandbox_msg *m)
+{
+    LIST_EACH (pos, &l->waiting) {
+        struct waiting_run *w = LIST_ITEM(pos, struct waiting_run, link);
+        if (m->type == SANDBOX_MSG_STOP && w->attempt == m->attempt && ulid_eq(w->run, m->run)) {
+            w->stop_asked = true;
+        }
     }
 }
 
@@ -369,7 +436,8 @@ static void on_order(struct launcher *l, const struct sandbox_msg *m)
 {
     struct slot *s = sandbox_slot_find(l, m->run, m->attempt);
     if (s == NULL) {
-        return; /* over already */
+        stop_waiting(l, m); /* or it is over already */
+        return;
     }
     if (m->type == SANDBOX_MSG_SIGNAL) {
         if (m->value >= 1 && m->value <= 64) {
@@ -411,6 +479,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
         break;
     case SANDBOX_MSG_PING:
         (void)sys_sd_notify("WATCHDOG=1");
+        sandbox_slot_trim(l);
         break;
     case SANDBOX_MSG_RUN:
         on_run(l, m, *fd);

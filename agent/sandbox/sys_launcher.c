@@ -245,18 +245,6 @@ static void log_cgroups(const struct launcher *l)
     }
 }
 
-static void warm_slots(struct launcher *l)
-{
-    struct err e = { 0 };
-    sandbox_rundir_refill(l, SPARES_MAX);
-    for (uint32_t i = 0; i < l->slots_len && i < 8; i++) {
-        if (l->slots[i].state == SLOT_EMPTY && sandbox_slot_make(&l->slots[i], &e) < 0) {
-            log_error("slot %u: %s", i, e.text);
-            return;
-        }
-    }
-}
-
 static int launcher_start(struct launcher *l, struct err *e)
 {
     if (geteuid() != 0) {
@@ -287,7 +275,6 @@ static int launcher_start(struct launcher *l, struct err *e)
     log_cgroups(l);
     sandbox_adopt_at_start(l);
     sandbox_workers_sweep(l);
-    warm_slots(l);
     return sandbox_agent_start(l, e);
 }
 
@@ -390,6 +377,7 @@ int sandbox_launcher_main(const struct sandbox_launcher_config *config)
         -1;
     l.agent_sock.fd = l.agent_pid.fd = l.signals.fd = -1;
     list_init(&l.queue);
+    list_init(&l.waiting);
     list_init(&l.workers);
     if (launcher_start(&l, &e) < 0) {
         log_error("%s", e.text);

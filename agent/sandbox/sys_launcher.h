@@ -68,9 +68,11 @@ int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
 
 /*
  * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> CLEANING -> FREE
- *   ^________________________|__(spawner died)__|
+ *   ^                 |        |__(spawner died)__|
+ *   |____ ENDING <____|  (idle for long)
  * EMPTY -> ADOPTED -> EMPTY   (a sandbox of an earlier launcher)
- * It waits in MAKING, CLEANING (for the spawner), SETUP (for the set-up process), RUNNING, ADOPTED.
+ * It waits in MAKING, CLEANING, ENDING (for the spawner), SETUP (for the set-up process), RUNNING,
+ * ADOPTED.
  */
 enum slot_state {
     SLOT_EMPTY,
@@ -79,6 +81,7 @@ enum slot_state {
     SLOT_SETUP,
     SLOT_RUNNING,
     SLOT_CLEANING,
+    SLOT_ENDING,
     SLOT_ADOPTED
 };
 
@@ -90,6 +93,7 @@ struct slot {
     struct slot_box box;
     struct watch sock, spawner, init, oom;
     pid_t spawner_pid;
+    uint64_t free_since_ms; /* FREE: the monotonic clock */
     struct cgroup_dirs dirs;
     struct telemetry_fds fds;
     struct sandbox_limits applied; /* v1: what the groups are set to */
@@ -107,6 +111,9 @@ struct slot {
 
 int sandbox_slot_make(struct slot *s, struct err *e);
 struct slot *sandbox_slot_free_one(struct launcher *l); /* NULL: none */
+bool sandbox_slot_soon_free(const struct launcher *l);  /* will one be without a run's end? */
+/* Ends the spawners of slots that nobody has used for a minute. */
+void sandbox_slot_trim(struct launcher *l);
 int sandbox_slot_start(struct slot *s, const struct sandbox_spec *spec, int spec_fd,
                        uint64_t arrival_us, struct err *e);
 void sandbox_slot_on_sock(struct slot *s);
@@ -183,6 +190,8 @@ void sandbox_agent_send(struct launcher *l, const struct sandbox_msg *m, const i
                         size_t fds_len);
 bool sandbox_agent_send_room(const struct launcher *l);
 void sandbox_agent_hang_up(struct launcher *l, const char *why);
+/* A slot is free: starts a run that waits for one. */
+void sandbox_agent_slot_free(struct launcher *l);
 
 /* ---- the whole ---- */
 
@@ -198,6 +207,16 @@ struct queued_msg {
     uint8_t bytes[SANDBOX_MSG_SIZE];
     int fds[SYS_FDS_MAX];
     size_t fds_len;
+};
+
+/* A RUN that came while its slot was still being cleaned: never more than there are slots. */
+struct waiting_run {
+    struct list link;
+    struct ulid run;
+    uint32_t attempt;
+    int spec_fd;
+    uint64_t arrival_us;
+    bool stop_asked;
 };
 
 struct launcher {
@@ -225,6 +244,8 @@ struct launcher {
     unsigned long spare_number;
     struct slot *slots;
     uint32_t slots_len;
+    struct list waiting; /* struct waiting_run, the oldest first */
+    uint32_t waiting_len;
     struct list workers; /* struct worker, the oldest first */
     size_t workers_len, workers_running;
     int adopt_dir;      /* -1: no ADOPT is being answered */

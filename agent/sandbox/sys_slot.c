@@ -133,6 +133,37 @@ struct slot *sandbox_slot_free_one(struct launcher *l)
     return empty;
 }
 
+bool sandbox_slot_soon_free(const struct launcher *l)
+{
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        enum slot_state state = l->slots[i].state;
+        if (state == SLOT_CLEANING || state == SLOT_ENDING) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void sandbox_slot_trim(struct launcher *l)
+{
+    enum { IDLE_MS = 60000 };
+    uint64_t now = sys_mono_ms();
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        struct slot *s = &l->slots[i];
+        if (s->state == SLOT_FREE && now - s->free_since_ms > IDLE_MS) {
+            sandbox_launcher_unwatch(l, &s->sock); /* it reads the end of the stream, and leaves */
+            s->state = SLOT_ENDING;
+        }
+    }
+}
+
+static void slot_set_free(struct slot *s)
+{
+    s->state = SLOT_FREE;
+    s->free_since_ms = sys_mono_ms();
+    sandbox_agent_slot_free(s->l);
+}
+
 struct slot *sandbox_slot_find(struct launcher *l, struct ulid run, uint32_t attempt)
 {
     for (uint32_t i = 0; i < l->slots_len; i++) {
@@ -316,7 +347,7 @@ void sandbox_slot_tell_started(struct slot *s, bool adopted)
     sandbox_agent_send(s->l, &m, fds, n);
 }
 
-static void slot_failed(struct slot *s, int rc, const char *text)
+static void slot_tell_failed(struct slot *s, int rc, const char *text)
 {
     struct sandbox_msg m = {
         .type = SANDBOX_MSG_FAILED, .run = s->run, .attempt = s->attempt, .rc = rc < 0 ? rc : -EIO
@@ -328,7 +359,6 @@ static void slot_failed(struct slot *s, int rc, const char *text)
     slot_forget_run(s);
     sandbox_rundir_undo(s->l, run, attempt);
     sandbox_agent_send(s->l, &m, NULL, 0);
-    s->state = SLOT_FREE;
 }
 
 static void slot_cloned(struct slot *s, const struct slot_report *r, int pidfd)
@@ -372,7 +402,7 @@ static bool slot_take_report(struct slot *s)
     if (r.kind == REPORT_READY && r.rc < 0) {
         log_error("slot %u: %s", s->box.slot, r.text);
     } else if (r.kind == REPORT_READY && s->state == SLOT_MAKING) {
-        s->state = SLOT_FREE;
+        slot_set_free(s);
     } else if (r.kind == REPORT_CLONED && s->state == SLOT_SETUP && !s->cloned && fds == 1) {
         slot_cloned(s, &r, fd_take(&pidfd));
     } else if (r.kind == REPORT_STARTED && s->state == SLOT_SETUP && s->cloned) {
@@ -380,10 +410,11 @@ static bool slot_take_report(struct slot *s)
         s->mounts = fd_take(&pidfd);
         slot_started(s, &r);
     } else if (r.kind == REPORT_FAILED && s->state == SLOT_SETUP) {
-        slot_failed(s, r.rc, r.text);
+        slot_tell_failed(s, r.rc, r.text);
+        slot_set_free(s);
     } else if (r.kind == REPORT_CLEANED && s->state == SLOT_CLEANING) {
-        s->state = SLOT_FREE;
         sandbox_rundir_refill(s->l, SPARES_MAX);
+        slot_set_free(s);
     }
     fd_close(pidfd);
     return true;
@@ -399,15 +430,17 @@ void sandbox_slot_on_spawner(struct slot *s)
 {
     siginfo_t si;
     (void)waitid(P_PIDFD, (id_t)s->spawner.fd, &si, WEXITED | WNOHANG);
-    log_warn("slot %u: its spawner ended", s->box.slot);
-    if (s->state == SLOT_SETUP && !s->cloned) {
-        slot_failed(s, -EIO, "the slot's spawner ended");
-        s->state = SLOT_EMPTY;
+    if (s->state != SLOT_ENDING) {
+        log_warn("slot %u: its spawner ended", s->box.slot);
     }
     slot_close_spawner(s);
-    if (s->state != SLOT_RUNNING && s->state != SLOT_SETUP) {
+    if (s->state == SLOT_SETUP && !s->cloned) {
+        slot_tell_failed(s, -EIO, "the slot's spawner ended");
+        s->state = SLOT_EMPTY;
+    } else if (s->state != SLOT_RUNNING && s->state != SLOT_SETUP) {
         s->state = SLOT_EMPTY;
     }
+    sandbox_agent_slot_free(s->l);
 }
 
 /* The limit was hit: in v1 the kernel takes one process, but the run is over as a whole. */
@@ -453,9 +486,11 @@ void sandbox_slot_on_init(struct slot *s)
         telemetry_fds_close(&s->fds);
         sandbox_cgroup_close(&s->dirs);
         s->state = SLOT_EMPTY;
+        sandbox_agent_slot_free(l);
     } else if (s->spawner_pid == 0) {
         s->mounts = fd_close(s->mounts);
         s->state = SLOT_EMPTY;
+        sandbox_agent_slot_free(l);
     } else {
         slot_clean(s, record);
     }

@@ -319,22 +319,28 @@ static int exec_wait(char *const argv[])
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
+/* execve() takes its arguments without const for history's sake; it does not change them. */
+static char *word(const char *s)
+{
+    return (char *)(uintptr_t)s;
+}
+
 static int run_bwrap(const struct bench *b)
 {
-    char *argv[] = { (char *)"/usr/bin/bwrap",
-                     (char *)"--unshare-all",
-                     (char *)"--die-with-parent",
-                     (char *)"--bind",
-                     (char *)b->lower,
-                     (char *)"/",
-                     (char *)"--proc",
-                     (char *)"/proc",
-                     (char *)"--dev",
-                     (char *)"/dev",
-                     (char *)"--tmpfs",
-                     (char *)"/tmp",
-                     (char *)"--",
-                     (char *)"/noop",
+    char *argv[] = { word("/usr/bin/bwrap"),
+                     word("--unshare-all"),
+                     word("--die-with-parent"),
+                     word("--bind"),
+                     word(b->lower),
+                     word("/"),
+                     word("--proc"),
+                     word("/proc"),
+                     word("--dev"),
+                     word("/dev"),
+                     word("--tmpfs"),
+                     word("/tmp"),
+                     word("--"),
+                     word("/noop"),
                      NULL };
 
     return exec_wait(argv);
@@ -345,13 +351,13 @@ static int run_runc(const struct bench *b)
     static unsigned serial;
     char bundle[100];
     char root[100];
-    char name[40];
-    char *argv[] = { (char *)"/usr/sbin/runc", (char *)"--root", root, (char *)"run",
-                     (char *)"--bundle",       bundle,           name, NULL };
+    char name[60];
+    char *argv[] = { word("/usr/sbin/runc"), word("--root"), root, word("run"),
+                     word("--bundle"),       bundle,         name, NULL };
 
     snprintf(bundle, sizeof bundle, "%s/bundle", b->dir);
     snprintf(root, sizeof root, "%s/runc", b->dir);
-    snprintf(name, sizeof name, "agent-bench-%u", serial++);
+    snprintf(name, sizeof name, "agent-bench-%d-%u", (int)getpid(), serial++);
     return exec_wait(argv);
 }
 
@@ -550,7 +556,7 @@ static void launcher_start(struct bench *b)
         char slots[40];
         struct settings s;
         struct err e = { 0 };
-        char *agent_argv[] = { (char *)"bench-start", (char *)"agent-side", NULL };
+        char *agent_argv[] = { word("bench-start"), word("agent-side"), NULL };
         snprintf(data_dir, sizeof data_dir, "--node.data_dir=%s/data", b->dir);
         snprintf(slots, sizeof slots, "--node.slots=%u", b->inflight + 2);
         const char *const overrides[] = { data_dir, "--node.user=nobody", slots };
@@ -588,7 +594,7 @@ static void bench_prepare(struct bench *b, const char *noop)
     snprintf(b->noop, sizeof b->noop, "%s/root/noop", b->dir);
     snprintf(b->naive.work, sizeof b->naive.work, "%s/naive", b->dir);
     INSIST(mkdir(b->naive.work, 0755) == 0);
-    snprintf(b->naive.lower, sizeof b->naive.lower, "%s", b->lower);
+    snprintf(b->naive.lower, sizeof b->naive.lower, "%.200s", b->lower);
     b->naive.id_base = ID_BASE_NAIVE;
     b->naive.path = "/noop";
     b->has[VFORK] = b->has[OURS] = b->has[NAIVE] = true;
