@@ -257,6 +257,10 @@ static int launcher_start(struct launcher *l, struct err *e)
     sandbox_rlimit_raise_nofile();
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     read_resolv_conf(l);
+    int told = sys_sd_notify_open();
+    if (told < 0) {
+        log_warn("$NOTIFY_SOCKET: %s", err_name(told));
+    }
     int rc = sandbox_agent_user_find(l, l->settings->node.user, e);
     rc = rc == 0 ? host_descriptors(l, e) : rc;
     rc = rc == 0 ? make_directories(l, e) : rc;

@@ -11,11 +11,15 @@
 #include "common/str.h"
 #include "common/sys/sys_fd.h"
 
-int sys_sd_notify(const char *text)
+/* The supervisor's socket, once sys_sd_notify_open() found it. */
+static int notify_fd = -1;
+
+int sys_sd_notify_open(void)
 {
     struct sockaddr_un to = { .sun_family = AF_UNIX };
     struct str name = str_of(getenv("NOTIFY_SOCKET"));
 
+    notify_fd = fd_close(notify_fd);
     if (name.n == 0) {
         return 0;
     }
@@ -32,9 +36,25 @@ int sys_sd_notify(const char *text)
     }
     /* An abstract name has no NUL: the length says where it ends. */
     socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + name.n);
+    if (connect(sock, (const struct sockaddr *)&to, len) != 0) {
+        return -errno;
+    }
+    notify_fd = fd_take(&sock);
+    return 1;
+}
+
+int sys_sd_notify(const char *text)
+{
     ssize_t put;
+
+    if (notify_fd < 0) {
+        int rc = sys_sd_notify_open();
+        if (rc <= 0) {
+            return rc;
+        }
+    }
     do {
-        put = sendto(sock, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&to, len);
+        put = send(notify_fd, text, strlen(text), MSG_NOSIGNAL);
     } while (put < 0 && errno == EINTR);
     return put < 0 ? -errno : 1;
 }

@@ -567,15 +567,19 @@ static void notifications(void **state)
         socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
         assert_int_equal(bind(sock, (const struct sockaddr *)&a, len), 0);
         setenv("NOTIFY_SOCKET", name, 1);
+        assert_int_equal(sys_sd_notify_open(), 1);
         assert_int_equal(sys_sd_notify("READY=1"), 1);
         assert_int_equal(recv(sock, text, sizeof text, 0), 7);
         assert_string_equal(text, "READY=1");
     }
     setenv("NOTIFY_SOCKET", "/tmp/nobody.listens.here", 1);
+    assert_int_equal(sys_sd_notify_open(), -ENOENT);
     assert_int_equal(sys_sd_notify("x"), -ENOENT);
     setenv("NOTIFY_SOCKET", "relative", 1);
+    assert_int_equal(sys_sd_notify_open(), -EINVAL);
     assert_int_equal(sys_sd_notify("x"), -EINVAL);
     unsetenv("NOTIFY_SOCKET");
+    assert_int_equal(sys_sd_notify_open(), 0);
     assert_int_equal(sys_sd_notify("x"), 0);
 
     char pid[16];
