@@ -413,8 +413,8 @@ static bool slot_take_report(struct slot *s)
         slot_tell_failed(s, r.rc, r.text);
         slot_set_free(s);
     } else if (r.kind == REPORT_CLEANED && s->state == SLOT_CLEANING) {
-        sandbox_rundir_refill(s->l, SPARES_MAX);
         slot_set_free(s);
+        sandbox_rundir_refill(s->l, SPARES_MAX);
     }
     fd_close(pidfd);
     return true;
