@@ -327,6 +327,34 @@ def test_payload(box):
     assert (box.data / "spool" / sc.ulid_text(run_id)).read_bytes() == data
 
 
+def test_payload_of_many_attempts(box):
+    run_id = sc.new_ulid()
+    for attempt in range(1, 5):
+        box.run(box.image, ["cat"], run=run_id, attempt=attempt, stdin=b"the same")
+        assert box.wait_ended(run_id)["exit_code"] == 0
+        assert box.output(run_id, attempt) == b"the same"
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "root's", "directory", "nothing"])
+def test_payload_that_is_none(box, what):
+    """The agent names a file of its own, or gets nothing started."""
+    run_id = sc.new_ulid()
+    path = box.data / "spool" / sc.ulid_text(run_id)
+    if what == "link":
+        path.symlink_to("/etc/shadow")
+        os.lchown(path, 65534, 65534)
+    elif what == "fifo":
+        os.mkfifo(path)
+        os.chown(path, 65534, 65534)
+    elif what == "root's":
+        path.write_text("secret")
+    elif what == "directory":
+        path.mkdir()
+    r = box.run(box.image, ["cat"], run=run_id, payload=True)
+    assert "payload" in box.wait("failed", r)["text"]
+    assert not box.run_dir(r).exists()
+
+
 def test_no_payload(box):
     _, out, _ = sh(box, "wc -c < /run/agent/payload; wc -c; ls -l /proc/self/fd/0")
     assert out.startswith(b"0\n0\n") and b"/dev/null" in out
