@@ -46,15 +46,19 @@ int image_tree_add_opaque(struct image_tree *t, struct str path, struct err *e)
     return 0;
 }
 
+/* For show only: a directory that does not keep times is no reason to fail. */
+static void restore_mtime(int dir, struct timespec mtime)
+{
+    struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, mtime };
+    (void)utimensat(dir, ".", times, AT_SYMLINK_NOFOLLOW);
+}
+
 void image_tree_leave(struct image_tree *t)
 {
-    if (t->parent < 0) {
-        return;
+    if (t->parent >= 0) {
+        restore_mtime(t->parent, t->parent_mtime);
+        t->parent = fd_close(t->parent);
     }
-    struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, t->parent_mtime };
-    /* For show only: a directory that does not keep times is no reason to fail. */
-    (void)utimensat(t->parent, ".", times, AT_SYMLINK_NOFOLLOW);
-    t->parent = fd_close(t->parent);
 }
 
 /* ---- a path whose directories may be missing ----------------------------------------------------
@@ -136,14 +140,24 @@ static int walk_link(struct walk *w, int dir, const char *part)
     return 0;
 }
 
-static int walk_mkdir(struct walk *w, int dir, const char *part, struct err *e)
+/* Makes a directory that the archive has no entry for, in place of a whiteout if there is one. What
+ * it is made in keeps its time. */
+static int walk_mkdir(struct walk *w, int dir, const char *part, bool whiteout, struct err *e)
 {
+    struct stat st;
     int r = image_tree_count(w->tree, e);
     if (r < 0) {
         return r;
     }
+    bool timed = fstat(dir, &st) == 0;
+    if (whiteout && unlinkat(dir, part, 0) < 0) {
+        return err_set(e, -errno, "replace the whiteout of '%s'", part);
+    }
     if (mkdirat(dir, part, 0755) < 0) {
         return err_set(e, -errno, "make directory '%s' for an entry", part);
+    }
+    if (timed) {
+        restore_mtime(dir, st.st_mtim);
     }
     return 0;
 }
@@ -167,10 +181,7 @@ static int walk_component(struct walk *w, const char *part, struct err *e)
     if (!missing && !whiteout && !S_ISDIR(st.st_mode)) {
         return err_say(e, -ENOTDIR, "'%s/%s' of the layer is not a directory", w->done, part);
     }
-    if (whiteout && unlinkat(dir, part, 0) < 0) {
-        return err_set(e, -errno, "replace the whiteout of '%s'", part);
-    }
-    int r = missing || whiteout ? walk_mkdir(w, dir, part, e) : 0;
+    int r = missing || whiteout ? walk_mkdir(w, dir, part, whiteout, e) : 0;
     if (r == 0 && walk_push(w, part) < 0) {
         r = err_set(e, -ENAMETOOLONG, "make the directories of an entry");
     }
