@@ -213,38 +213,9 @@ static void on_sample(struct loop_timer *t)
     node_sample_all(CONTAINER_OF(t, struct node, sample));
 }
 
-static void on_gone(void *arg, int status, const struct job_store_gone *gone, size_t len, bool more)
-{
-    struct node *n = arg;
-    char name[ULID_TEXT_CAP];
-    char samples[NODE_SAMPLES_NAME_CAP];
-
-    n->retaining = false;
-    if (n->closing || status != 0) {
-        return;
-    }
-    for (size_t i = 0; i < len; i++) {
-        ulid_format(gone[i].id, name);
-        node_spool_remove(n->spool_fd, name);
-        for (uint32_t a = 1; a <= gone[i].attempts; a++) {
-            (void)sandbox_client_remove_run(n->client, gone[i].id, a);
-            node_samples_name(gone[i].id, a, samples);
-            node_spool_remove(n->samples_fd, samples);
-        }
-    }
-    if (more) {
-        loop_timer_start(&n->retain, 100, NODE_RETAIN_MS);
-    }
-}
-
 static void on_retain(struct loop_timer *t)
 {
-    struct node *n = CONTAINER_OF(t, struct node, retain);
-
-    if (n->ready && !n->retaining) {
-        n->retaining = true;
-        job_store_retain(n->store, sys_wall_us(), on_gone, n);
-    }
+    node_retain(CONTAINER_OF(t, struct node, retain));
 }
 
 /* ---- taking up an earlier life ---- */
@@ -469,6 +440,7 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->request_list);
     list_init(&n->queries);
     list_init(&n->watches);
+    list_init(&n->removals);
     loop_owner_init(&n->owner, opt->loop, owner_closed);
     loop_defer_init(&n->settle, settle);
     loop_timer_init(&n->tick, &n->owner, on_tick);
@@ -495,7 +467,7 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
     loop_timer_start(&n->ping, NODE_PING_MS, NODE_PING_MS);
     loop_timer_start(&n->sample, n->settings.telemetry.interval_ms,
                      n->settings.telemetry.interval_ms);
-    loop_timer_start(&n->retain, NODE_RETAIN_MS, NODE_RETAIN_MS);
+    loop_timer_start(&n->retain, NODE_RETAIN_FIRST_MS, NODE_RETAIN_MS);
     *ret = n;
     return 0;
 }
@@ -536,6 +508,7 @@ static void node_free(struct node *n)
     while (!list_empty(&n->watches)) {
         (void)node_unwatch(LIST_ITEM(n->watches.next, struct node_watch, link));
     }
+    node_clean_free(n);
     map_release(&n->requests);
     map_release(&n->submits);
     node_docs_release(&n->docs);

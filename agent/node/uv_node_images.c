@@ -61,6 +61,7 @@ static void on_pruned(void *arg, int status, const struct image_pruned *pruned, 
         json_kv_u64(&w, "blobs", pruned->blobs);
         json_kv_u64(&w, "bytes", pruned->bytes);
         json_w_end(&w);
+        node_layers_sweep(q->node);
     }
     answer(q, status, e, buf_str(&q->text));
 }

@@ -26,6 +26,7 @@ enum {
     NODE_PLACEMENTS_MAX = 4096, /* decisions remembered for GET …/placement */
     NODE_PING_MS = 1000,
     NODE_RETAIN_MS = 60 * 1000,
+    NODE_RETAIN_FIRST_MS = 2000, /* after the start */
 };
 
 /* A job document in force; counted, never changed. */
@@ -207,7 +208,10 @@ struct node {
     unsigned watching; /* depth of calling them */
     struct node_placement *placements;
     size_t placement_next;
-    bool retaining;
+    bool retaining, sweeping;
+    struct list removals; /* struct node_removal: run directories to remove, a few at a time */
+    unsigned removing;
+    unsigned retain_rounds;
 
     char labels[SETTINGS_LIST_MAX]; /* what route_facts points into */
     char fact_cpus[16];
@@ -261,6 +265,17 @@ void node_samples_name(struct ulid id, uint32_t attempt, char dst[NODE_SAMPLES_N
 void node_samples_keep(struct node_live *l);
 void node_placement_keep(struct node *n, const struct node_event *ev,
                          const struct node_effects *fx);
+
+/* -- uv_node_clean.c: what nothing needs any more -- */
+/* Tells the launcher which layers images still refer to: it removes the others that nothing uses.
+ */
+void node_layers_sweep(struct node *n);
+/* An ended attempt has a directory: does anybody know its run? If not, the directory goes. */
+void node_orphan_check(struct node *n, struct ulid id, uint32_t attempt);
+void node_on_run_removed(struct node *n, struct ulid run, uint32_t attempt, int rc,
+                         const char *text);
+void node_retain(struct node *n); /* forgets ended runs beyond retention, and their files */
+void node_clean_free(struct node *n);
 
 /* -- sys_node.c: the spool, on a pool thread -- */
 /* Makes the payload durable under the run's name: writes data if there is any, else renames `name`;

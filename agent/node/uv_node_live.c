@@ -464,10 +464,15 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
 {
     struct node *n = arg;
     struct node_live *l = node_live_find(n, s->run, s->attempt);
+    struct run known;
     struct telemetry_meter fresh;
     struct telemetry_totals totals;
     struct job_result result;
     struct sandbox_result r = s->result;
+    if (s->adopted && !job_core_run(node_core_jobs(n->core), s->run, &known)) {
+        node_orphan_check(n, s->run, s->attempt); /* ended in an earlier life, or nobody's */
+        return;
+    }
     uint64_t elapsed =
         r.ended_mono_us > r.started_mono_us ? r.ended_mono_us - r.started_mono_us : 0;
 
@@ -573,13 +578,7 @@ static void on_hello(void *arg, const struct sandbox_hello *h)
 
 static void on_run_removed(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text)
 {
-    char id[ULID_TEXT_CAP];
-
-    (void)arg;
-    if (rc != 0 && rc != -ENOENT) {
-        ulid_format(run, id);
-        log_warn("the directory of run %s, attempt %u, was not removed: %s", id, attempt, text);
-    }
+    node_on_run_removed(arg, run, attempt, rc, text);
 }
 
 static void on_layer_removed(void *arg, const struct digest *diff_id, int rc, const char *text)

@@ -33,6 +33,7 @@ enum {
     SANDBOX_TEXT_MAX = 256, /* an error sentence in a record or message, with its NUL */
     SANDBOX_SLOTS_MAX = 4096,
     SANDBOX_ENV_NAME_MAX = 256,
+    SANDBOX_KEEP_MAX = 8 * 1024 * 1024, /* bytes of a list of layers to keep */
 };
 
 /* ---- what to run ------------------------------------------------------------------------------

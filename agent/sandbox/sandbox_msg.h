@@ -26,6 +26,7 @@ enum sandbox_msg_type {
     SANDBOX_MSG_REMOVE_RUN = 7,   /* run, attempt */
     SANDBOX_MSG_REMOVE_LAYER = 8, /* digest */
     SANDBOX_MSG_ADOPT = 9,
+    SANDBOX_MSG_KEEP_LAYERS = 10,   /* fd: digests, one a line */
     SANDBOX_MSG_HELLO = 32,         /* number: see sandbox_msg_hello() */
     SANDBOX_MSG_STARTED = 33,       /* run, attempt, number, base; fds: telemetry */
     SANDBOX_MSG_ENDED = 34,         /* run, attempt, value: adopted, record, number, base, end */

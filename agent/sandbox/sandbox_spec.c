@@ -362,7 +362,7 @@ int sandbox_dir_parse(struct str name, struct ulid *ret_run, uint32_t *ret_attem
     struct ulid run;
     uint64_t attempt;
     if (name.n < ULID_TEXT_LEN + 2 || name.p[ULID_TEXT_LEN] != '.' ||
-        ulid_parse(str_slice(name, 0, ULID_TEXT_LEN), &run) < 0 ||
+        ulid_parse(str_slice(name, 0, ULID_TEXT_LEN), &run) < 0 || ulid_is_zero(run) ||
         str_u64_in(str_slice(name, ULID_TEXT_LEN + 1, name.n), 1, SANDBOX_ATTEMPT_MAX, &attempt) <
             0) {
         return -EINVAL;

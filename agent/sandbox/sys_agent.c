@@ -498,6 +498,9 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
     case SANDBOX_MSG_ADOPT:
         on_adopt(l);
         break;
+    case SANDBOX_MSG_KEEP_LAYERS:
+        sandbox_worker_keep_layers(l, *fd);
+        break;
     case SANDBOX_MSG_HELLO:
     case SANDBOX_MSG_STARTED:
     case SANDBOX_MSG_ENDED:

@@ -173,6 +173,8 @@ struct worker_answer {
     uint64_t bytes, entries;
 };
 void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob);
+/* Removes, as the agent's requests would, every layer whose digest is not in list_fd's text. */
+void sandbox_worker_keep_layers(struct launcher *l, int list_fd);
 void sandbox_worker_on_exit(struct worker *w);
 void sandbox_workers_sweep(struct launcher *l); /* left-overs of an earlier launcher */
 /* sys_unpack.c: the whole of an unpack, in the worker process. */

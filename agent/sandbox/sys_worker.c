@@ -16,6 +16,7 @@
 
 #include "agent/sandbox/sys_launcher.h"
 #include "common/log.h"
+#include "common/map.h"
 #include "common/mem.h"
 
 static const char removing[] = "rm-";
@@ -193,6 +194,60 @@ void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blo
     list_push_back(&l->workers, &w->link);
     l->workers_len++;
     workers_next(l);
+}
+
+/* The directory's name is the digest's hex: its length tells the algorithm. */
+static bool layer_of_name(struct str name, struct digest *ret)
+{
+    char text[DIGEST_TEXT_CAP];
+    if (name.n != 64 && name.n != 128) {
+        return false;
+    }
+    snprintf(text, sizeof(text), "%s:%.*s", name.n == 64 ? "sha256" : "sha512", STR_ARG(name));
+    return digest_parse(str_of(text), ret, NULL) == 0;
+}
+
+static int keep_list(int fd, struct buf *text, struct map *keep)
+{
+    char *p = buf_reserve(text, SANDBOX_KEEP_MAX);
+    ssize_t n = p == NULL ? -ENOMEM : sys_pread_full(fd, p, SANDBOX_KEEP_MAX, 0);
+    if (n < 0) {
+        return (int)n;
+    }
+    buf_grow(text, (size_t)n);
+    struct str rest = buf_str(text);
+    struct str line;
+    while (str_split(&rest, '\n', &line)) {
+        int rc = line.n == 0 ? 0 : map_add(keep, line, text);
+        if (rc < 0 && rc != -EEXIST) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+void sandbox_worker_keep_layers(struct launcher *l, int list_fd)
+{
+    enum { LAYERS_KNOWN_MAX = 65536 };
+    AUTO_BUF struct buf text = BUF_INIT(SANDBOX_KEEP_MAX);
+    struct map keep;
+    char id[DIGEST_TEXT_CAP];
+    struct sandbox_msg m = { .type = SANDBOX_MSG_REMOVE_LAYER };
+    map_init(&keep, LAYERS_KNOWN_MAX, sys_random_u64(), sys_random_u64());
+    int rc = keep_list(list_fd, &text, &keep);
+    int fd = rc == 0 ? openat(l->layers, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    struct dirent *entry;
+    while (d != NULL && (entry = readdir(d)) != NULL) {
+        if (layer_of_name(str_of(entry->d_name), &m.digest) &&
+            map_get(&keep, str_of(digest_format(&m.digest, id))) == NULL) {
+            sandbox_worker_add(l, &m, -1);
+        }
+    }
+    if (d != NULL) {
+        (void)closedir(d);
+    }
+    map_release(&keep);
 }
 
 void sandbox_worker_on_exit(struct worker *w)

@@ -243,6 +243,7 @@ static void client_tell(struct sandbox_client *c, const struct sandbox_msg *m, i
     case SANDBOX_MSG_REMOVE_RUN:
     case SANDBOX_MSG_REMOVE_LAYER:
     case SANDBOX_MSG_ADOPT:
+    case SANDBOX_MSG_KEEP_LAYERS:
     default:
         break; /* sandbox_msg_decode() refused them */
     }
@@ -421,6 +422,22 @@ int sandbox_client_remove_layer(struct sandbox_client *c, const struct digest *d
 {
     const struct sandbox_msg m = { .type = SANDBOX_MSG_REMOVE_LAYER, .digest = *diff_id };
     return client_send(c, &m, -1);
+}
+
+int sandbox_client_keep_layers(struct sandbox_client *c, const struct digest *diff_ids, size_t n)
+{
+    const struct sandbox_msg m = { .type = SANDBOX_MSG_KEEP_LAYERS };
+    AUTO_BUF struct buf text = BUF_INIT(SANDBOX_KEEP_MAX);
+    AUTO_FD int fd = memfd_create("layers", MFD_CLOEXEC);
+    char line[DIGEST_TEXT_CAP];
+    for (size_t i = 0; i < n; i++) {
+        (void)buf_addf(&text, "%s\n", digest_format(&diff_ids[i], line));
+    }
+    int rc = fd < 0 ? -errno : buf_error(&text);
+    if (rc == 0 && text.len > 0) {
+        rc = sys_write_full(fd, text.data, text.len);
+    }
+    return rc < 0 ? rc : client_send(c, &m, fd);
 }
 
 int sandbox_client_adopt(struct sandbox_client *c)

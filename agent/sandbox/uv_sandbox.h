@@ -99,6 +99,9 @@ int sandbox_client_signal(struct sandbox_client *c, struct ulid run, uint32_t at
 int sandbox_client_unpack(struct sandbox_client *c, const struct digest *diff_id, int blob_fd);
 int sandbox_client_remove_run(struct sandbox_client *c, struct ulid run, uint32_t attempt);
 int sandbox_client_remove_layer(struct sandbox_client *c, const struct digest *diff_id);
+/* These are the layers that images refer to: any other that no live sandbox uses is removed, each
+ * with its layer_removed. -ENOBUFS: the list is longer than SANDBOX_KEEP_MAX bytes. */
+int sandbox_client_keep_layers(struct sandbox_client *c, const struct digest *diff_ids, size_t n);
 /* Tell me all: started for every live run, ended for every other that has a directory, then
  * adopted. */
 int sandbox_client_adopt(struct sandbox_client *c);
