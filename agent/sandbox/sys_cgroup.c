@@ -227,6 +227,7 @@ int sandbox_cgroup_find(struct cgroups *c, const struct settings *s, struct err 
     }
     uint64_t hash = sandbox_checksum(s->node.data_dir, strlen(s->node.data_dir));
     snprintf(group, sizeof(group), "agent-%08" PRIx32, (uint32_t)hash);
+    (void)str_copy(c->group, sizeof(c->group), str_of(group));
     int rc = sys_read_file(AT_FDCWD, "/proc/self/mountinfo", 1 << 20, &mountinfo, e);
     if (rc == 0) {
         rc = sys_read_file(AT_FDCWD, "/proc/self/cgroup", 1 << 16, &self, e);
@@ -425,6 +426,17 @@ void sandbox_cgroup_sweep(const struct cgroups *c, uint32_t slots)
 {
     for (uint32_t i = 0; i < slots; i++) {
         (void)sandbox_cgroup_remove(c, i);
+    }
+}
+
+void sandbox_cgroup_end(const struct cgroups *c)
+{
+    for (size_t i = 0; i < CG_COUNT; i++) {
+        AUTO_FD int above =
+            c->parent[i] < 0 ? -1 : openat(c->parent[i], "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (above >= 0) {
+            (void)unlinkat(above, c->group, AT_REMOVEDIR);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -210,7 +211,7 @@ static int make_slots(struct launcher *l, struct err *e)
 
 static int start_loop(struct launcher *l, struct err *e)
 {
-    static const int wanted[] = { SIGTERM, SIGINT, SIGHUP, SIGCHLD };
+    static const int wanted[] = { SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGCHLD };
     sigset_t set;
     sigemptyset(&set);
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
@@ -294,14 +295,14 @@ static void on_signals(struct launcher *l)
                 (void)kill(l->agent, SIGHUP);
                 (void)sys_sd_notify("READY=1");
             }
-        } else if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT) {
+        } else if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT || si.ssi_signo == SIGQUIT) {
             if (!l->stopping) {
                 (void)sys_sd_notify("STOPPING=1");
             }
             l->stopping = true;
             l->agent_restart_ms = 0;
             if (l->agent > 0) {
-                (void)kill(l->agent, SIGTERM);
+                (void)kill(l->agent, si.ssi_signo == SIGQUIT ? SIGQUIT : SIGTERM);
             }
         }
     }
@@ -370,6 +371,28 @@ static void launcher_serve(struct launcher *l)
     }
 }
 
+/* Spawners follow the end of their sockets; then the groups that nothing lives in can go. What
+ * still runs keeps its own. */
+static void launcher_end(struct launcher *l)
+{
+    enum { SPAWNER_END_MS = 2000 };
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        sandbox_launcher_unwatch(l, &l->slots[i].sock);
+    }
+    uint64_t until = sys_mono_ms() + SPAWNER_END_MS;
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        struct pollfd p = { .fd = l->slots[i].spawner.fd, .events = POLLIN };
+        uint64_t now = sys_mono_ms();
+        if (p.fd >= 0) {
+            (void)poll(&p, 1, now < until ? (int)(until - now) : 0);
+        }
+        sandbox_cgroup_close(&l->slots[i].dirs);
+    }
+    sandbox_rundir_drop_spares(l);
+    sandbox_cgroup_sweep(&l->cg, l->slots_len);
+    sandbox_cgroup_end(&l->cg);
+}
+
 int sandbox_launcher_main(const struct sandbox_launcher_config *config)
 {
     static struct launcher l;
@@ -388,5 +411,6 @@ int sandbox_launcher_main(const struct sandbox_launcher_config *config)
         return 1;
     }
     launcher_serve(&l);
+    launcher_end(&l);
     return 0;
 }

@@ -38,6 +38,7 @@ struct cgroups {
     int parent[CG_COUNT];  /* directories that hold the slots' groups; -1 */
     bool can[CG_COUNT];    /* controllers that limit or count (v2: of the unified group) */
     uint64_t memory_limit; /* of our group and those above; UINT64_MAX: none */
+    char group[32];        /* the parents' name */
 };
 struct cgroup_dirs {
     int fd[CG_COUNT]; /* one slot's groups; -1 */
@@ -58,8 +59,10 @@ int sandbox_cgroup_limit(const struct cgroups *c, const struct cgroup_dirs *d,
 int sandbox_cgroup_remove(const struct cgroups *c, uint32_t slot);
 /* Kills every process in the slot's groups but `spare`; returns how many it saw. */
 unsigned sandbox_cgroup_kill(const struct cgroups *c, const struct cgroup_dirs *d, pid_t spare);
-/* Removes every group of slots that is empty (at start). */
+/* Removes every group of slots that is empty (at start and end). */
 void sandbox_cgroup_sweep(const struct cgroups *c, uint32_t slots);
+/* Removes the slots' parents where no slot is left (at the end). */
+void sandbox_cgroup_end(const struct cgroups *c);
 void sandbox_cgroup_telemetry(const struct cgroup_dirs *d, struct telemetry_dirs *ret);
 /* v1: an eventfd that fires when the memory limit is hit; -1. */
 int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
@@ -134,6 +137,7 @@ void sandbox_slot_forget_layer(struct slot *s, const struct digest *id);
 void sandbox_rundir_refill(struct launcher *l, size_t want);
 int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
                         int fds[SPAWN_FDS_MAX], struct err *e);
+void sandbox_rundir_drop_spares(struct launcher *l);
 void sandbox_rundir_undo(struct launcher *l, struct ulid run, uint32_t attempt);
 int sandbox_rundir_state_write(int dir, const struct sandbox_state *s);
 int sandbox_rundir_state_read(int dir, struct sandbox_state *ret);

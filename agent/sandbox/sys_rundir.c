@@ -121,6 +121,17 @@ void sandbox_rundir_refill(struct launcher *l, size_t want)
     }
 }
 
+void sandbox_rundir_drop_spares(struct launcher *l)
+{
+    while (l->spares_len > 0) {
+        struct spare *s = &l->spares[--l->spares_len];
+        char name[SANDBOX_DIR_CAP];
+        spare_name(s->number, name);
+        spare_close(s);
+        (void)sys_remove_tree(l->runs, name, NULL);
+    }
+}
+
 int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
                         int fds[SPAWN_FDS_MAX], struct err *e)
 {
