@@ -379,4 +379,4 @@ clean:
 # Test programs' objects are kept between runs.
 .SECONDARY:
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -type f -name '*.d' 2>/dev/null)

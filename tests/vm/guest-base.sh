@@ -1,5 +1,5 @@
 #!/bin/sh
-# vm: cpu=max memory=512 smp=2
+# vm: cpu=max memory=1024 smp=2
 # A bare 6.1 kernel with cgroup v2: the agent starts, takes an image and runs it.
 . /root/lib.sh
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# vm: cpu=max memory=512 smp=2 timeout=200
+# vm: cpu=max memory=1024 smp=2 timeout=200
 # kill -9 of the agent process, of the launcher, of both: every accepted run is there and ends; live
 # sandboxes are taken up again, their output whole.
 . /root/lib.sh
