@@ -139,7 +139,7 @@ enum run_state run_state_of(enum run_reason reason, int exit_code)
     case RUN_REASON_COUNT:
         break;
     }
-    INSIST(!"a reason of an end");
+    INSIST(false); /* not a reason of an end */
     return RUN_FAILED;
 }
 
