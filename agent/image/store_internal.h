@@ -56,8 +56,9 @@ struct image_store {
     bool pruning; /* by itself */
     uint64_t started_ms;
 
-    int blobs;   /* data_dir/blobs */
-    int uploads; /* data_dir/blobs/uploads */
+    char *data_dir; /* opt.data_dir's own copy */
+    int blobs;      /* data_dir/blobs */
+    int uploads;    /* data_dir/blobs/uploads */
 
     pthread_mutex_t lock; /* of db, and of names appearing and going under blobs/ */
     struct image_db db;

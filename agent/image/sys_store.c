@@ -46,9 +46,9 @@ int image_store_init(struct image_store *s, const struct image_store_options *op
     map_init(&s->pins, IMAGE_PINS_MAX, key[0], key[1]);
     take_options(s, opt);
     s->started_ms = sys_mono_ms();
-    char *dir = mem_strdup(opt->data_dir);
-    s->opt.data_dir = dir;
-    int r = dir == NULL ? -ENOMEM : open_database(s, e);
+    s->data_dir = mem_strdup(opt->data_dir);
+    s->opt.data_dir = s->data_dir;
+    int r = s->data_dir == NULL ? -ENOMEM : open_database(s, e);
     if (r == 0) {
         r = image_blobs_init(s, e);
     }
@@ -73,8 +73,8 @@ void image_store_release(struct image_store *s)
     s->blobs = fd_close(s->blobs);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->brief);
-    char *dir = (char *)(uintptr_t)s->opt.data_dir; /* ours: image_store_init() copied it */
-    s->opt.data_dir = mem_free(dir);
+    s->data_dir = mem_free(s->data_dir);
+    s->opt.data_dir = NULL;
 }
 
 void image_store_add_stats(struct image_store *s, int64_t blobs, int64_t bytes)

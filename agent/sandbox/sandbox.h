@@ -242,10 +242,10 @@ struct sandbox_launcher_config {
  * from a mount that forbids execution from then on, so that no job can run it as /proc/self/exe. */
 void sandbox_main_hook(int argc, char **argv);
 
-/* The launcher, until SIGTERM, SIGINT or SIGQUIT: the process's exit status. Call it first in main(),
- * before any thread: it forks, and moves into a mount namespace of its own. Needs root. SIGTERM asks
- * the agent to drain (SIGTERM to it) and waits for its end; SIGQUIT lets it leave at once, and what
- * runs goes on for the next start. SIGHUP is passed on.
+/* The launcher, until SIGTERM, SIGINT or SIGQUIT: the process's exit status. Call it first in
+ * main(), before any thread: it forks, and moves into a mount namespace of its own. Needs root.
+ * SIGTERM asks the agent to drain (SIGTERM to it) and waits for its end; SIGQUIT lets it leave at
+ * once, and what runs goes on for the next start. SIGHUP is passed on.
  */
 int sandbox_launcher_main(const struct sandbox_launcher_config *config);
 

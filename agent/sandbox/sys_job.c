@@ -264,8 +264,9 @@ void sandbox_job_main(struct sandbox_job *job)
     if (rc == 0 && (rc = sandbox_filter_load(job->box->filter)) < 0) {
         err_set(&e, rc, "load the seccomp filter");
     }
-    if (rc < 0) {
+    if (rc < 0 || env == NULL) {
         job_fail(job, 125, &e);
+        _exit(125);
     }
     rc = exec_program(&job->spec, env);
     err_set(&e, rc, "run '%.100s'", job->spec.argv[0]);

@@ -3,8 +3,8 @@
 
     bench.py --agent build/agent --bin build/bench [--quick] [--out build/bench/bench.json]
 
-Needs root. Prints one table of medians and ratios; writes the same as JSON. Peers (bwrap, runc) take part
-when they are installed. Two cores and neighbours: trust the ratios, not single figures.
+Needs root. Prints one table of medians and ratios; writes the same as JSON. Peers (bwrap, runc)
+take part when they are installed. Two cores and neighbours: trust the ratios, not single figures.
 """
 import argparse
 import hashlib
@@ -259,8 +259,8 @@ def main():
 
     start = pathlib.Path(args.bin) / "start.json"
     rounds = ["--rounds", "4"] if args.quick else []
-    subprocess.run([f"{args.bin}/start", "--noop", f"{args.bin}/noop", "--json", str(start), *rounds],
-                   check=True)
+    subprocess.run([f"{args.bin}/start", "--noop", f"{args.bin}/noop", "--json", str(start),
+                    *rounds], check=True)
     result["start"] = json.loads(start.read_text())
 
     ready = []
@@ -277,8 +277,8 @@ def main():
     image = node.dir / "noop.tar"
     layout(image, [noop_layer(f"{args.bin}/noop")], {"Cmd": ["/noop"]})
     node.cli("push", image, "bench/noop:1", stdout=subprocess.DEVNULL)
-    node.cli("apply", "-f", "-", stdout=subprocess.DEVNULL,
-             input=json.dumps({"name": "noop", "image": "bench/noop:1", "memory": "16MiB"}).encode())
+    document = {"name": "noop", "image": "bench/noop:1", "memory": "16MiB"}
+    node.cli("apply", "-f", "-", stdout=subprocess.DEVNULL, input=json.dumps(document).encode())
     bench_submit(args, node, result)
     bench_big(args, node, result)
     node.close()

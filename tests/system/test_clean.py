@@ -1,5 +1,5 @@
-"""What nothing needs any more goes: layers of removed images, runs beyond retention, directories that no
-run belongs to."""
+"""What nothing needs any more goes: layers of removed images, runs beyond retention, directories
+that belong to no run."""
 import shutil
 
 from conftest import IMAGE, wait_for
