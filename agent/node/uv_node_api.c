@@ -530,21 +530,47 @@ void node_samples_name(struct ulid id, uint32_t attempt, char dst[NODE_SAMPLES_N
     (void)snprintf(dst, NODE_SAMPLES_NAME_CAP, "%s.%u", text, attempt);
 }
 
+/* Written on a pool thread: the loop does not wait for a disk that is busy. */
+struct samples_file {
+    struct loop_work work;
+    int dir; /* the node's */
+    struct buf text;
+    char name[NODE_SAMPLES_NAME_CAP];
+};
+
+static void samples_work(struct loop_work *w)
+{
+    struct samples_file *f = CONTAINER_OF(w, struct samples_file, work);
+
+    node_samples_write(f->dir, f->name, f->text.data, f->text.len);
+}
+
+static void samples_done(struct loop_work *w, int status)
+{
+    struct samples_file *f = CONTAINER_OF(w, struct samples_file, work);
+
+    (void)status;
+    buf_release(&f->text);
+    mem_free(f);
+}
+
 void node_samples_keep(struct node_live *l)
 {
     struct node *n = l->node;
-    AUTO_BUF struct buf out = BUF_INIT(ANSWER_MAX);
-    char name[NODE_SAMPLES_NAME_CAP];
+    struct samples_file *f = NULL;
     struct json_w w;
 
-    if (l->series.n == 0 && l->series.pending == 0) {
+    if ((l->series.n == 0 && l->series.pending == 0) || (f = mem_zalloc(sizeof(*f))) == NULL) {
         return;
     }
-    json_w_init(&w, &out, false);
+    f->dir = n->samples_fd;
+    buf_init(&f->text, ANSWER_MAX);
+    json_w_init(&w, &f->text, false);
     samples_write(n, &w, &l->series);
-    node_samples_name(l->id, l->attempt, name);
-    if (buf_error(&out) == 0) {
-        node_samples_write(n->samples_fd, name, out.data, out.len);
+    node_samples_name(l->id, l->attempt, f->name);
+    if (buf_error(&f->text) != 0 ||
+        loop_work_start(&f->work, &n->owner, samples_work, samples_done) != 0) {
+        samples_done(&f->work, -ENOMEM);
     }
 }
 

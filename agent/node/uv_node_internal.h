@@ -164,6 +164,8 @@ struct node_query {
     } fn;
     struct buf text; /* an answer that is put together in steps */
     struct json_w json;
+    struct job_store_job_stats *stats;
+    size_t stats_n;
 };
 
 struct node {

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "agent/node/uv_node_internal.h"
 #include "common/insist.h"
@@ -147,6 +148,7 @@ static void finish(struct node_query *q)
     }
     list_remove(&q->link);
     buf_release(&q->text);
+    mem_free(q->stats);
     mem_free(q);
 }
 
@@ -172,31 +174,71 @@ static void counts_write(struct json_w *w, const uint64_t by_state[RUN_STATE_COU
     }
 }
 
+/* A row per registered job, with its counts if it has run; then what ran without being registered
+ * now: one-offs and deleted jobs. */
+static void job_write(struct json_w *w, const char *name, const struct job *job,
+                      const struct job_store_job_stats *stats)
+{
+    static const struct job_store_job_stats none;
+
+    json_w_obj(w);
+    json_kv_cstr(w, "name", name);
+    json_w_key(w, "revision");
+    if (job != NULL) {
+        json_w_u64(w, job->revision);
+        json_kv_cstr(w, "image", job->image);
+    } else {
+        json_w_null(w);
+        json_w_key(w, "image");
+        json_w_null(w);
+    }
+    counts_write(w, (stats != NULL ? stats : &none)->by_state);
+    json_kv_time(w, "last_run", stats != NULL ? stats->last_us : 0);
+    json_w_end(w);
+}
+
+static void on_jobs(void *arg, int status, const struct job *const *jobs, size_t n, bool more)
+{
+    struct node_query *q = arg;
+    struct json_w *w = &q->json;
+    struct job_store_filter filter = {
+        .states = BIT(RUN_FAILED) | BIT(RUN_TIMED_OUT) | BIT(RUN_LOST),
+        .limit = STATUS_FAILURES_MAX,
+    };
+
+    (void)more;
+    json_w_key(w, "jobs");
+    json_w_arr(w);
+    for (size_t i = 0; status == 0 && i < n; i++) {
+        struct job_store_job_stats *stats = NULL;
+        for (size_t k = 0; k < q->stats_n && stats == NULL; k++) {
+            stats = strcmp(q->stats[k].job, jobs[i]->name) == 0 ? &q->stats[k] : NULL;
+        }
+        job_write(w, jobs[i]->name, jobs[i], stats);
+        if (stats != NULL) {
+            *stats = q->stats[--q->stats_n];
+        }
+    }
+    for (size_t k = 0; k < q->stats_n; k++) {
+        job_write(w, q->stats[k].job, NULL, &q->stats[k]);
+    }
+    json_w_end(w);
+    job_store_list_runs(q->node->store, &filter, on_failures, q);
+}
+
 static void on_stats(void *arg, int status, const struct job_store_stats *stats,
                      const struct job_store_job_stats *jobs, size_t jobs_n)
 {
     struct node_query *q = arg;
     struct json_w *w = &q->json;
     static const struct job_store_stats none;
-    struct job_store_filter filter = {
-        .states = BIT(RUN_FAILED) | BIT(RUN_TIMED_OUT) | BIT(RUN_LOST),
-        .limit = STATUS_FAILURES_MAX,
-    };
 
     if (status != 0) {
         stats = &none;
         jobs_n = 0;
     }
-    json_w_key(w, "jobs");
-    json_w_arr(w);
-    for (size_t i = 0; i < jobs_n; i++) {
-        json_w_obj(w);
-        json_kv_cstr(w, "name", jobs[i].job);
-        counts_write(w, jobs[i].by_state);
-        json_kv_time(w, "last_run", jobs[i].last_us);
-        json_w_end(w);
-    }
-    json_w_end(w);
+    q->stats = jobs_n > 0 ? mem_dup(jobs, jobs_n * sizeof(*jobs)) : NULL;
+    q->stats_n = q->stats != NULL ? jobs_n : 0;
     json_w_key(w, "runs");
     json_w_obj(w);
     counts_write(w, stats->by_state);
@@ -208,7 +250,7 @@ static void on_stats(void *arg, int status, const struct job_store_stats *stats,
     json_kv_u64(w, "runs", stats->runs);
     json_kv_u64(w, "jobs", stats->jobs);
     json_w_end(w);
-    job_store_list_runs(q->node->store, &filter, on_failures, q);
+    job_store_list_jobs(q->node->store, STR(""), STATUS_JOBS_MAX, on_jobs, q);
 }
 
 void node_status(struct node *n, node_text_fn *fn, void *arg)
