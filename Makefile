@@ -205,10 +205,12 @@ $(B)/fuzz/fuzz_%: $(B)/fuzz/tests/fuzz/fuzz_%.o $(B)/fuzz/libagent.a
 
 # ---------------------------------------------------------------- system tests, bench, demo
 
-# A launcher with a stand-in for the agent, and the programs that tests run inside sandboxes.
+# A launcher with a stand-in for the agent, an agent that turned hostile, and the programs that tests
+# run inside sandboxes.
+DRIVERS := $(B)/sandbox_driver $(B)/agent_driver
 PROBES := $(patsubst tests/system/probes/%.c,$(B)/probes/%,$(wildcard tests/system/probes/*.c))
 
-$(B)/sandbox_driver: $(B)/obj/tests/system/sandbox_driver.o $(B)/libagent.a packaging/link
+$(DRIVERS): $(B)/%: $(B)/obj/tests/system/%.o $(B)/libagent.a packaging/link
 	@echo "  LINK    $@"
 	@packaging/link $(if $(WERROR),--werror) $(CC_obj) $(LDFLAGS_static) -o $@ $< $(B)/libagent.a $(LIBS)
 
@@ -217,7 +219,7 @@ $(B)/probes/%: tests/system/probes/%.c tests/system/probes/probe.h
 	@$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
 
 .PHONY: system bench demo
-system: $(B)/agent $(B)/sandbox_driver $(PROBES)
+system: $(B)/agent $(DRIVERS) $(PROBES)
 	@mkdir -p $(B)/results
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
 		--junitxml=$(B)/results/system.xml tests/system

@@ -216,6 +216,10 @@ int daemon_agent(int argc, char **argv)
     }
     sys_log_init((enum log_level)d.settings.log.level, (enum log_format)d.settings.log.format,
                  "agent");
+    if (sandbox_agent_confine(&e) != 0) {
+        log_error("%s", err_text(&e));
+        return 1;
+    }
     d.config = argc > 2 && argv[2][0] != '\0' ? argv[2] : NULL;
     d.overrides = (const char *const *)(argv + 3);
     d.overrides_len = argc > 3 ? (size_t)(argc - 3) : 0;

@@ -249,4 +249,8 @@ void sandbox_main_hook(int argc, char **argv);
  */
 int sandbox_launcher_main(const struct sandbox_launcher_config *config);
 
+/* For the agent process, before its first thread: from here on only the system calls of a file
+ * server (sys_agent_filter.c). Needs no_new_privs. -Exxx: not confined. */
+int sandbox_agent_confine(struct err *e);
+
 #endif

@@ -339,7 +339,9 @@ void sandbox_slot_tell_started(struct slot *s, bool adopted)
     m.number[SANDBOX_N_PEAK_RESET] = s->file.peak_was_reset ? 1 : 0;
     m.base = s->file.base;
     for (size_t i = 0; i < TELEMETRY_FILE_COUNT && n < SYS_FDS_MAX; i++) {
-        if (s->fds.fd[i] >= 0) {
+        /* Those two are writable, to reset the peak; samples do not read them. */
+        bool ours = i == TELEMETRY_V1_MEMORY_MAX_USAGE || i == TELEMETRY_V2_MEMORY_PEAK;
+        if (s->fds.fd[i] >= 0 && !ours) {
             m.number[SANDBOX_N_FILES] |= UINT64_C(1) << i;
             fds[n++] = s->fds.fd[i];
         }

@@ -107,7 +107,8 @@ def processes_left(node):
             continue
         if int(d.name) != os.getpid() and (str(node.dir).encode() in command or
                                            in_groups_of(node, int(d.name))):
-            out.append((int(d.name), command.replace(b"\0", b" "), proc_status(d.name).get("State")))
+            state = proc_status(d.name).get("State")
+            out.append((int(d.name), command.replace(b"\0", b" "), state))
     return out
 
 
@@ -124,8 +125,9 @@ def assert_nothing_left(node):
     assert str(node.dir) not in pathlib.Path("/proc/self/mountinfo").read_text()
     assert groups_left(node) == []
     assert list((node.data / "slots").iterdir()) == []
-    assert [d.name for d in (node.data / "runs").iterdir() if d.name.startswith(".")] == []
-    assert [d.name for d in (node.data / "layers").iterdir() if d.name.startswith(("tmp", "."))] == []
+    for place in ("runs", "layers"):
+        names = [d.name for d in (node.data / place).iterdir()]
+        assert not [n for n in names if n.startswith(("tmp", "."))], names
 
 
 def run_dirs(node):
