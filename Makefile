@@ -242,7 +242,7 @@ $(B)/bench/noop: tests/bench/noop.S
 	@gcc -static -nostdlib -Wl,--build-id=none -o $@ $<
 
 demo:
-	packaging/deps build
+	packaging/deps demo
 	$(MAKE) B=$(B) all
 	AGENT=$(abspath $(B)/agent) tests/demo/demo.sh
 

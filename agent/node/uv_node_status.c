@@ -74,6 +74,7 @@ static void brief_write(struct node *n, struct json_w *w)
     json_kv_u64(w, "queued", counts.queued);
     load_write(w);
     json_kv_u64(w, "age_seconds", 0);
+    json_kv_u64(w, "uptime_seconds", (loop_now_ms(n->loop) - n->started_ms) / 1000);
     json_w_key(w, "capabilities");
     json_w_arr(w);
     for (int c = 0; c < HARDWARE_CAP_COUNT; c++) {
@@ -91,7 +92,6 @@ void node_self_json(struct node *n, struct json_w *w)
 {
     json_w_obj(w);
     brief_write(n, w);
-    json_kv_u64(w, "uptime_seconds", (loop_now_ms(n->loop) - n->started_ms) / 1000);
     json_kv_cstr(w, "kernel", n->facts.kernel);
     json_w_key(w, "cgroup");
     json_w_obj(w);
