@@ -353,6 +353,8 @@ static void manifest_put_run(struct image_reg_op *op)
         op->subject = m.subject;
         op->status = put_manifest(op, &m);
         image_manifest_release(&m);
+    } else if (op->status == -E2BIG) {
+        op->status = -EINVAL; /* of acceptable size, but nested too deeply or of too many parts */
     }
 }
 
