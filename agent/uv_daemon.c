@@ -111,24 +111,33 @@ static void on_quit(uv_signal_t *h, int signum)
     close_all(d, 0, 0);
 }
 
+/* What can be reloaded is taken from the file again; names of what cannot go to `kept`. */
+static int reload(struct daemon *d, size_t *ret_taken, struct buf *kept, struct err *e)
+{
+    struct settings next;
+    int rc = sys_settings_load(d->config, d->overrides, d->overrides_len, &next, e);
+
+    if (rc == 0) {
+        rc = settings_reload(&d->settings, &next, ret_taken, kept, e);
+    }
+    if (rc == 0) {
+        log_set_level((enum log_level)d->settings.log.level);
+    }
+    return rc;
+}
+
 static void on_hup(uv_signal_t *h, int signum)
 {
     struct daemon *d = h->data;
     AUTO_BUF struct buf kept = BUF_INIT(64 * 1024);
-    struct settings next;
     struct err e = { .code = 0 };
+    size_t taken = 0;
 
     (void)signum;
-    if (sys_settings_load(d->config, d->overrides, d->overrides_len, &next, &e) != 0) {
+    if (reload(d, &taken, &kept, &e) != 0) {
         log_error("SIGHUP: the configuration stays as it was: %s", err_text(&e));
         return;
     }
-    size_t taken = 0;
-    if (settings_reload(&d->settings, &next, &taken, &kept, &e) != 0) {
-        log_error("SIGHUP: the configuration stays as it was: %s", err_text(&e));
-        return;
-    }
-    log_set_level((enum log_level)d->settings.log.level);
     node_reload(d->node, &d->settings);
     log_info("SIGHUP: %zu settings changed", taken);
     if (kept.len != 0) {
@@ -223,6 +232,12 @@ int daemon_agent(int argc, char **argv)
     d.config = argc > 2 && argv[2][0] != '\0' ? argv[2] : NULL;
     d.overrides = (const char *const *)(argv + 3);
     d.overrides_len = argc > 3 ? (size_t)(argc - 3) : 0;
+    /* The launcher's copy is from its own start: an agent process that took another's place would
+     * go back behind the last SIGHUP. */
+    size_t taken = 0;
+    if (d.config != NULL && reload(&d, &taken, NULL, &e) != 0) {
+        log_warn("the configuration of the launcher's start holds: %s", err_text(&e));
+    }
     /* One disk wants few threads, and each costs stack. */
     (void)setenv("UV_THREADPOOL_SIZE", "4", 0);
     INSIST(uv_loop_init(&d.uv) == 0 && loop_init(&d.loop, &d.uv) == 0);

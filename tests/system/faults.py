@@ -137,7 +137,7 @@ def run_dirs(node):
         if not d.name.startswith("."):
             run, attempt = d.name.rsplit(".", 1)
             out.setdefault(run, []).append(int(attempt))
-    return out
+    return {run: sorted(attempts) for run, attempts in out.items()}
 
 
 # ---- kills: each returns when what it killed is dead ----
