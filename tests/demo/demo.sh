@@ -100,7 +100,8 @@ echo "encrypting $(stat -L -c %s "$PAYLOAD_FILE") bytes on $AGENT_NODE, attempt 
 openssl rand -out iv 16
 mkfifo copy
 openssl dgst -sha256 -mac HMAC -macopt "hexkey:$MAC_KEY" -binary -out tag copy &
-{ cat iv; openssl enc -aes-256-ctr -K "$ENC_KEY" -iv "$(od -An -v -tx1 iv | tr -d ' \n')"; } | tee copy
+iv=$(od -An -v -tx1 iv | tr -d ' \n')
+{ cat iv; openssl enc -aes-256-ctr -K "$ENC_KEY" -iv "$iv"; } | tee copy
 wait $!
 cat tag
 echo "done" >&2
@@ -128,14 +129,20 @@ make_layout() {
     tar -C "$dir/root" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
         -cf "$dir/layer.tar" .
     layer=$(blob layer.v1.tar "$dir/layer.tar")
-    printf '{"architecture":"%s","os":"linux","config":{"User":"job","WorkingDir":"/tmp","Env":["PATH=/bin:/usr/bin"],"Entrypoint":["/bin/encrypt"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-        "$arch" "$(sha256sum "$dir/layer.tar" | cut -d' ' -f1)" >"$dir/config.json"
+    cat >"$dir/config.json" <<JSON
+{"architecture":"$arch","os":"linux",
+ "config":{"User":"job","WorkingDir":"/tmp","Env":["PATH=/bin:/usr/bin"],
+           "Entrypoint":["/bin/encrypt"]},
+ "rootfs":{"type":"layers","diff_ids":["sha256:$(sha256sum "$dir/layer.tar" | cut -d' ' -f1)"]}}
+JSON
     config=$(blob config.v1+json "$dir/config.json")
-    printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}' \
-        "$config" "$layer" >"$dir/manifest.json"
+    cat >"$dir/manifest.json" <<JSON
+{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+ "config":$config,"layers":[$layer]}
+JSON
     manifest=$(blob manifest.v1+json "$dir/manifest.json")
-    printf '{"schemaVersion":2,"manifests":[%s,"annotations":{"org.opencontainers.image.ref.name":"1"}}]}' \
-        "${manifest%\}}" >"$dir/layout/index.json"
+    printf '{"schemaVersion":2,"manifests":[%s,"annotations":{"%s":"1"}}]}' "${manifest%\}}" \
+        org.opencontainers.image.ref.name >"$dir/layout/index.json"
     echo '{"imageLayoutVersion":"1.0.0"}' >"$dir/layout/oci-layout"
     rm -f "$dir/layer.tar"
 }
@@ -231,6 +238,7 @@ show "agent status"
 
 step "8. Nothing stays"
 cgroups=$(find_cgroups)
+[ -n "$cgroups" ] || echo "(no cgroup of the node's slots was seen: nothing to look for there)"
 stop_node
 left=0
 for pid in /proc/[0-9]*; do
