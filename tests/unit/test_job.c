@@ -162,72 +162,73 @@ static void every_wrong_type_is_named(void **state)
     bad(JOB_REGISTERED, "[]", "", "is an object, not an array");
 }
 
+static const struct {
+    const char *member;
+    const char *field;
+    const char *words;
+} out_of_range[] = {
+    { "\"name\":\"dec\"", "name", "is 'dec'" },
+    { "\"image\":\"\"", "image", "1 to 255" },
+    { "\"image\":\"a b\"", "image", "not an image" },
+    { "\"image\":\"-a\"", "image", "not an image" },
+    { "\"command\":[1]", "command[0]", "must be a string" },
+    { "\"entrypoint\":[\"a\",null]", "entrypoint[1]", "must be a string" },
+    { "\"env\":{\"\":\"x\"}", "env.", "1 to 256" },
+    { "\"env\":{\"A=B\":\"x\"}", "env.A=B", "no '='" },
+    { "\"env\":{\"A\":1}", "env.A", "must be a string" },
+    { "\"env\":{\"AGENT_NODE\":\"x\"}", "env.AGENT_NODE", "set by the agent" },
+    { "\"env\":{\"TASK_ID\":\"x\"}", "env.TASK_ID", "set by the agent" },
+    { "\"workdir\":\"tmp\"", "workdir", "absolute" },
+    { "\"workdir\":\"/a\\nb\"", "workdir", "control" },
+    { "\"user\":\"\"", "user", "1 to 255" },
+    { "\"stop_signal\":\"SIGFOO\"", "stop_signal", "not a signal" },
+    { "\"stop_signal\":65", "stop_signal", "not a signal" },
+    { "\"network\":\"bridge\"", "network", "'bridge'" },
+    { "\"network\":\"host\"", "network", "sandbox.allow_host_network" },
+    { "\"timeout\":\"soon\"", "timeout", "not a duration" },
+    { "\"timeout\":0", "timeout", "must be" },
+    { "\"timeout\":-1", "timeout", "must be" },
+    { "\"timeout\":\"25h\"", "timeout", "must be" },
+    { "\"grace\":\"2h\"", "grace", "must be" },
+    { "\"queue_timeout\":\"31d\"", "queue_timeout", "must be" },
+    { "\"memory\":\"lots\"", "memory", "not a size" },
+    { "\"memory\":1000", "memory", "1 MiB to 4 GiB" },
+    { "\"memory\":-5", "memory", "must be" },
+    { "\"memory\":\"5GiB\"", "memory", "must be" },
+    { "\"cpus\":-1", "cpus", "must be" },
+    { "\"cpus\":0.001", "cpus", "at least 0.01" },
+    { "\"cpus\":1025", "cpus", "must be" },
+    { "\"pids\":1", "pids", "must be 2 to" },
+    { "\"pids\":1.5", "pids", "an integer" },
+    { "\"disk\":\"2GiB\"", "disk", "must be" },
+    { "\"output_overflow\":\"drop\"", "output_overflow", "'drop'" },
+    { "\"retries\":{\"max\":101}", "retries.max", "0 to 100" },
+    { "\"retries\":{\"max\":-1}", "retries.max", "0 to 100" },
+    { "\"retries\":{\"delay\":\"25h\"}", "retries.delay", "must be" },
+    { "\"retries\":{\"backoff\":0.5}", "retries.backoff", "1 to 10" },
+    { "\"retries\":{\"jitter\":1.1}", "retries.jitter", "0 to 1" },
+    { "\"retries\":{\"max_delay\":\"8d\"}", "retries.max_delay", "must be" },
+    { "\"concurrency\":100001", "concurrency", "100000" },
+    { "\"priority\":101", "priority", "0 to 100" },
+    { "\"require\":[\"\"]", "require[0]", "capability" },
+    { "\"require\":[\"a b\"]", "require[0]", "capability" },
+    { "\"require\":[\"=x\"]", "require[0]", "capability" },
+    { "\"labels\":{\"a b\":\"x\"}", "labels.a b", "letters" },
+    { "\"labels\":{\"a\":1}", "labels.a", "must be a string" },
+    { "\"payload\":\"x\"", "payload", "belongs to a submit" },
+    { "\"entrypoint\":[],\"command\":[]", "command", "nothing would run" },
+};
+
 static void every_range_is_checked(void **state)
 {
-    static const struct {
-        const char *member;
-        const char *field;
-        const char *words;
-    } cases[] = {
-        { "\"name\":\"dec\"", "name", "is 'dec'" },
-        { "\"image\":\"\"", "image", "1 to 255" },
-        { "\"image\":\"a b\"", "image", "not an image" },
-        { "\"image\":\"-a\"", "image", "not an image" },
-        { "\"command\":[1]", "command[0]", "must be a string" },
-        { "\"entrypoint\":[\"a\",null]", "entrypoint[1]", "must be a string" },
-        { "\"env\":{\"\":\"x\"}", "env.", "1 to 256" },
-        { "\"env\":{\"A=B\":\"x\"}", "env.A=B", "no '='" },
-        { "\"env\":{\"A\":1}", "env.A", "must be a string" },
-        { "\"env\":{\"AGENT_NODE\":\"x\"}", "env.AGENT_NODE", "set by the agent" },
-        { "\"env\":{\"TASK_ID\":\"x\"}", "env.TASK_ID", "set by the agent" },
-        { "\"workdir\":\"tmp\"", "workdir", "absolute" },
-        { "\"workdir\":\"/a\\nb\"", "workdir", "control" },
-        { "\"user\":\"\"", "user", "1 to 255" },
-        { "\"stop_signal\":\"SIGFOO\"", "stop_signal", "not a signal" },
-        { "\"stop_signal\":65", "stop_signal", "not a signal" },
-        { "\"network\":\"bridge\"", "network", "'bridge'" },
-        { "\"network\":\"host\"", "network", "sandbox.allow_host_network" },
-        { "\"timeout\":\"soon\"", "timeout", "not a duration" },
-        { "\"timeout\":0", "timeout", "must be" },
-        { "\"timeout\":-1", "timeout", "must be" },
-        { "\"timeout\":\"25h\"", "timeout", "must be" },
-        { "\"grace\":\"2h\"", "grace", "must be" },
-        { "\"queue_timeout\":\"31d\"", "queue_timeout", "must be" },
-        { "\"memory\":\"lots\"", "memory", "not a size" },
-        { "\"memory\":1000", "memory", "1 MiB to 4 GiB" },
-        { "\"memory\":-5", "memory", "must be" },
-        { "\"memory\":\"5GiB\"", "memory", "must be" },
-        { "\"cpus\":-1", "cpus", "must be" },
-        { "\"cpus\":0.001", "cpus", "at least 0.01" },
-        { "\"cpus\":1025", "cpus", "must be" },
-        { "\"pids\":1", "pids", "must be 2 to" },
-        { "\"pids\":1.5", "pids", "an integer" },
-        { "\"disk\":\"2GiB\"", "disk", "must be" },
-        { "\"output_overflow\":\"drop\"", "output_overflow", "'drop'" },
-        { "\"retries\":{\"max\":101}", "retries.max", "0 to 100" },
-        { "\"retries\":{\"max\":-1}", "retries.max", "0 to 100" },
-        { "\"retries\":{\"delay\":\"25h\"}", "retries.delay", "must be" },
-        { "\"retries\":{\"backoff\":0.5}", "retries.backoff", "1 to 10" },
-        { "\"retries\":{\"jitter\":1.1}", "retries.jitter", "0 to 1" },
-        { "\"retries\":{\"max_delay\":\"8d\"}", "retries.max_delay", "must be" },
-        { "\"concurrency\":100001", "concurrency", "100000" },
-        { "\"priority\":101", "priority", "0 to 100" },
-        { "\"require\":[\"\"]", "require[0]", "capability" },
-        { "\"require\":[\"a b\"]", "require[0]", "capability" },
-        { "\"require\":[\"=x\"]", "require[0]", "capability" },
-        { "\"labels\":{\"a b\":\"x\"}", "labels.a b", "letters" },
-        { "\"labels\":{\"a\":1}", "labels.a", "must be a string" },
-        { "\"payload\":\"x\"", "payload", "belongs to a submit" },
-        { "\"entrypoint\":[],\"command\":[]", "command", "nothing would run" },
-    };
     char text[256];
 
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        bool image = strncmp(cases[i].member, "\"image\"", 7) == 0;
+    for (size_t i = 0; i < ARRAY_LEN(out_of_range); i++) {
+        bool image = strncmp(out_of_range[i].member, "\"image\"", 7) == 0;
         (void)snprintf(text, sizeof text, "{%s%s}", image ? "" : "\"image\":\"a:1\",",
-                       cases[i].member);
-        bad(JOB_REGISTERED, text, cases[i].field, cases[i].words);
+                       out_of_range[i].member);
+        bad(JOB_REGISTERED, text, out_of_range[i].field, out_of_range[i].words);
     }
     bad(JOB_REGISTERED, "{}", "image", "is missing");
     struct job *j = NULL;

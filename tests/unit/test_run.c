@@ -149,6 +149,19 @@ static void a_text(struct rng *g, char *dst, size_t cap)
     run_set_text(dst, cap, buf_str(&b));
 }
 
+static void some_texts(struct rng *g, struct run *r)
+{
+    a_text(g, r->job, sizeof r->job);
+    a_text(g, r->image, sizeof r->image);
+    a_text(g, r->node, sizeof r->node);
+    a_text(g, r->entry_node, sizeof r->entry_node);
+    a_text(g, r->detail, sizeof r->detail);
+    if (rng_below(g, 2) == 0) {
+        run_set_text(r->command, sizeof r->command, STR("[\"openssl\",\"-\\n\"]"));
+        run_set_text(r->labels, sizeof r->labels, STR("{\"a\":\"b\",\"c\":\"\"}"));
+    }
+}
+
 static void a_run(struct rng *g, struct run *r)
 {
     memset(r, 0, sizeof *r);
@@ -212,15 +225,7 @@ static void a_run(struct rng *g, struct run *r)
                                        some(g, INT64_MAX),
                                        some(g, 1000) };
     }
-    a_text(g, r->job, sizeof r->job);
-    a_text(g, r->image, sizeof r->image);
-    a_text(g, r->node, sizeof r->node);
-    a_text(g, r->entry_node, sizeof r->entry_node);
-    a_text(g, r->detail, sizeof r->detail);
-    if (rng_below(g, 2) == 0) {
-        run_set_text(r->command, sizeof r->command, STR("[\"openssl\",\"-\\n\"]"));
-        run_set_text(r->labels, sizeof r->labels, STR("{\"a\":\"b\",\"c\":\"\"}"));
-    }
+    some_texts(g, r);
 }
 
 static int read_back(const struct buf *text, struct run *ret, struct err *e)
