@@ -135,6 +135,10 @@ int job_db_error(struct job_db *db, int rc)
     case SQLITE_IOERR: {
         int sys = db->c != NULL ? sqlite3_system_errno(db->c) : 0;
         code = sys == ENOSPC || sys == EDQUOT || sys == EFBIG ? -ENOSPC : -EIO;
+        if (sys != 0) {
+            return err_say(&db->error, code, "store: %s: %s", sqlite3_errmsg(db->c),
+                           err_name(-sys));
+        }
         break;
     }
     default:

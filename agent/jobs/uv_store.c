@@ -482,7 +482,13 @@ void job_store_counters(const struct job_store *s, struct job_store_counters *re
     ret->pending = s->pending;
 }
 
-bool job_store_is_full(const struct job_store *s)
+bool job_store_is_full(struct job_store *s)
 {
+    struct sys_space space;
+
+    /* The writer looks when it has work, and whoever asks here may be about to refuse all work. */
+    if (atomic_load(&s->is_full) && sys_space(s->dirfd, &space) == 0) {
+        atomic_store(&s->is_full, space.free_bytes < s->cfg.min_free_bytes);
+    }
     return atomic_load(&s->is_full);
 }

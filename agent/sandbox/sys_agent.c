@@ -528,7 +528,7 @@ void sandbox_agent_on_sock(struct launcher *l, uint32_t events)
         if (n == -EAGAIN) {
             return;
         }
-        if (n == 0) {
+        if (n == 0 || n == -ECONNRESET) { /* reset: it ended without reading what we sent */
             sandbox_agent_hang_up(l, NULL);
         } else if (n < 0 || sandbox_msg_decode(bytes, (size_t)n, fds, SANDBOX_FROM_AGENT, &m) < 0) {
             sandbox_agent_hang_up(l, "it sent a message that is none");
