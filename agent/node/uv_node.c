@@ -96,7 +96,7 @@ static void store(struct node *n, const struct job_effect *fx)
         return;
     }
     if (fx->seq == 0) {
-        job_store_put_run(n->store, fx->run, fx->former, NULL, NULL);
+        node_asked(job_store_put_run(n->store, fx->run, fx->former, NULL, NULL));
         return;
     }
     w = mem_alloc(sizeof *w);
@@ -104,7 +104,7 @@ static void store(struct node *n, const struct job_effect *fx)
         node_out_of_memory("a run's record");
     }
     *w = (struct node_write){ .node = n, .id = fx->run->id, .seq = fx->seq };
-    job_store_put_run(n->store, fx->run, fx->former, on_written, w);
+    node_asked(job_store_put_run(n->store, fx->run, fx->former, on_written, w));
 }
 
 static void ended(struct node *n, const struct run *run)
@@ -248,7 +248,7 @@ static void on_loaded(void *arg, int status)
 
 static void load_begin(struct node *n)
 {
-    job_store_load_unfinished(n->store, on_loaded_some, on_loaded, n);
+    node_asked(job_store_load_unfinished(n->store, on_loaded_some, on_loaded, n));
 }
 
 static void fact(struct node *n, struct str name, struct str value)

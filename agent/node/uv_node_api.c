@@ -148,7 +148,7 @@ void node_job_put(struct node *n, struct str name, struct str document, uint32_t
     int rc = job_parse(document, JOB_REGISTERED, name, NULL, &n->settings, &job, &x->problems, &e);
     if (rc == 0) {
         mem_free(x);
-        job_store_put_job(n->store, job, if_match, sys_wall_us(), on_job_put, q);
+        node_asked(job_store_put_job(n->store, job, if_match, sys_wall_us(), on_job_put, q));
         job_free(job);
         return;
     }
@@ -167,7 +167,7 @@ void node_job_get(struct node *n, struct str name, uint32_t revision, node_job_f
     struct node_query *q = query_new(n, arg);
 
     q->fn.job = fn;
-    job_store_get_job(n->store, name, revision, on_job, q);
+    node_asked(job_store_get_job(n->store, name, revision, on_job, q));
 }
 
 struct deletion {
@@ -205,7 +205,7 @@ static void on_job_to_delete(void *arg, int status, const struct job *job, bool 
         node_out_of_memory("a deletion");
     }
     x->query = q;
-    job_store_delete_job(q->node->store, str_of(x->job->name), 0, on_deleted, x);
+    node_asked(job_store_delete_job(q->node->store, str_of(x->job->name), 0, on_deleted, x));
 }
 
 void node_job_delete(struct node *n, struct str name, node_job_fn *fn, void *arg)
@@ -213,7 +213,7 @@ void node_job_delete(struct node *n, struct str name, node_job_fn *fn, void *arg
     struct node_query *q = query_new(n, arg);
 
     q->fn.job = fn;
-    job_store_get_job(n->store, name, 0, on_job_to_delete, q);
+    node_asked(job_store_get_job(n->store, name, 0, on_job_to_delete, q));
 }
 
 static void on_jobs(void *arg, int status, const struct job *const *jobs, size_t n, bool more)
@@ -236,7 +236,7 @@ void node_job_list(struct node *n, struct str after, size_t limit, node_jobs_fn 
     struct node_query *q = query_new(n, arg);
 
     q->fn.jobs = fn;
-    job_store_list_jobs(n->store, after, limit, on_jobs, q);
+    node_asked(job_store_list_jobs(n->store, after, limit, on_jobs, q));
 }
 
 /* ---- runs ---- */
@@ -265,7 +265,7 @@ void node_run_get(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
 
     q->id = id;
     q->fn.run = fn;
-    job_store_get_run(n->store, id, on_run, q);
+    node_asked(job_store_get_run(n->store, id, on_run, q));
 }
 
 static void on_runs(void *arg, int status, const struct run *runs, size_t n, bool more)
@@ -291,7 +291,7 @@ void node_run_list(struct node *n, const struct node_run_filter *filter, node_ru
     };
 
     q->fn.runs = fn;
-    job_store_list_runs(n->store, &f, on_runs, q);
+    node_asked(job_store_list_runs(n->store, &f, on_runs, q));
 }
 
 /* ---- watches ---- */
@@ -426,7 +426,7 @@ void node_run_placement(struct node *n, struct ulid id, node_text_fn *fn, void *
 
     q->id = id;
     q->fn.text = fn;
-    job_store_get_run(n->store, id, on_placement_run, q);
+    node_asked(job_store_get_run(n->store, id, on_placement_run, q));
 }
 
 static struct node_live *live_of(struct node *n, struct ulid id)
@@ -519,7 +519,7 @@ void node_run_samples(struct node *n, struct ulid id, node_text_fn *fn, void *ar
 
     q->id = id;
     q->fn.text = fn;
-    job_store_get_run(n->store, id, on_samples_run, q);
+    node_asked(job_store_get_run(n->store, id, on_samples_run, q));
 }
 
 void node_samples_name(struct ulid id, uint32_t attempt, char dst[NODE_SAMPLES_NAME_CAP])

@@ -98,7 +98,7 @@ void node_retain(struct node *n)
     /* What was forgotten before is removed first: the list does not grow. */
     if (!n->retaining && list_empty(&n->removals)) {
         n->retaining = true;
-        job_store_retain(n->store, sys_wall_us(), on_gone, n);
+        node_asked(job_store_retain(n->store, sys_wall_us(), on_gone, n));
     }
     if (n->retain_rounds++ % SWEEP_ROUNDS == 0) {
         node_layers_sweep(n);
@@ -143,7 +143,7 @@ void node_orphan_check(struct node *n, struct ulid id, uint32_t attempt)
         node_out_of_memory("a look at a directory");
     }
     *o = (struct orphan){ .node = n, .run = id, .attempt = attempt };
-    job_store_get_run(n->store, id, on_looked_up, o);
+    node_asked(job_store_get_run(n->store, id, on_looked_up, o));
 }
 
 /* ---- layers ---- */

@@ -231,6 +231,13 @@ void node_feed(struct node *n, struct node_event *ev); /* sets the times, steps,
 void node_feed_job(struct node *n, struct job_event *ev);
 void node_settle_later(struct node *n);
 _Noreturn void node_out_of_memory(const char *what);
+/* What a request to the store answered: it was taken, or there is no memory for it. */
+static inline void node_asked(int rc)
+{
+    if (rc != 0) {
+        node_out_of_memory("a request to the store");
+    }
+}
 
 /* -- uv_node_live.c: attempts -- */
 struct node_live *node_live_find(struct node *n, struct ulid id, uint32_t attempt);

@@ -153,7 +153,7 @@ void node_fx_place(struct node *n, const struct run *run)
         node_live_answer(l, LIVE_ASK_PLACE);
         return;
     }
-    job_store_get_run(n->store, run->id, on_document, ticket_new(l));
+    node_asked(job_store_get_run(n->store, run->id, on_document, ticket_new(l)));
 }
 
 static struct node_image *image_find(struct node *n, const struct digest *d)

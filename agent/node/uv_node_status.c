@@ -223,7 +223,7 @@ static void on_jobs(void *arg, int status, const struct job *const *jobs, size_t
         job_write(w, q->stats[k].job, NULL, &q->stats[k]);
     }
     json_w_end(w);
-    job_store_list_runs(q->node->store, &filter, on_failures, q);
+    node_asked(job_store_list_runs(q->node->store, &filter, on_failures, q));
 }
 
 static void on_stats(void *arg, int status, const struct job_store_stats *stats,
@@ -250,7 +250,7 @@ static void on_stats(void *arg, int status, const struct job_store_stats *stats,
     json_kv_u64(w, "runs", stats->runs);
     json_kv_u64(w, "jobs", stats->jobs);
     json_w_end(w);
-    job_store_list_jobs(q->node->store, STR(""), STATUS_JOBS_MAX, on_jobs, q);
+    node_asked(job_store_list_jobs(q->node->store, STR(""), STATUS_JOBS_MAX, on_jobs, q));
 }
 
 void node_status(struct node *n, node_text_fn *fn, void *arg)
@@ -280,7 +280,7 @@ void node_status(struct node *n, node_text_fn *fn, void *arg)
     brief_write(n, &q->json);
     json_w_end(&q->json);
     json_w_end(&q->json);
-    job_store_stats(n->store, STATUS_JOBS_MAX, on_stats, q);
+    node_asked(job_store_stats(n->store, STATUS_JOBS_MAX, on_stats, q));
 }
 
 /* ---- metrics ---- */

@@ -324,7 +324,7 @@ static void ask_job(struct node_request *r, const struct node_submit *s)
     (void)str_copy(h->job, sizeof h->job, s->job);
     h->submit.job = str_of(h->job);
     h->submit.document = (struct str){ h->document, s->document.n };
-    job_store_get_job(r->node->store, h->submit.job, 0, on_job, h);
+    node_asked(job_store_get_job(r->node->store, h->submit.job, 0, on_job, h));
 }
 
 /* Refusals are answered from the loop as everything else is. */
@@ -498,8 +498,8 @@ void node_fx_accept(struct node *n, const struct job_effect *fx)
         node_out_of_memory("an acceptance");
     }
     *a = (struct accepting){ .node = n, .token = r->token, .seq = fx->seq, .id = fx->run->id };
-    job_store_accept_run(n->store, fx->run, r->has_spec ? r->doc->job : NULL, str_of(r->key),
-                         on_accepted, a);
+    node_asked(job_store_accept_run(n->store, fx->run, r->has_spec ? r->doc->job : NULL,
+                                    str_of(r->key), on_accepted, a));
 }
 
 static void answer_submit(struct node_request *r, const struct job_effect *fx)
@@ -593,7 +593,7 @@ void node_run_cancel(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
     struct node_request *r = node_request_new(n, NODE_OP_CANCEL, fn, arg);
 
     r->id = id;
-    job_store_get_run(n->store, id, on_run_to_change, r);
+    node_asked(job_store_get_run(n->store, id, on_run_to_change, r));
 }
 
 void node_run_retry(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
@@ -606,5 +606,5 @@ void node_run_retry(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
         refuse(r, &error);
         return;
     }
-    job_store_get_run(n->store, id, on_run_to_change, r);
+    node_asked(job_store_get_run(n->store, id, on_run_to_change, r));
 }
