@@ -74,6 +74,10 @@ uint64_t node_core_memory_used(const struct node_core *c);
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);
 
+/* What a document says that only placement understands: the form of its requirements. 0, or -EINVAL
+ * with a problem per requirement (those that fit) and the first in e. */
+int node_document_check(const struct job *job, struct job_problems *problems, struct err *e);
+
 /* ---- from document, run and image to a sandbox's spec (node_spec.c, pure) ---- */
 
 /* Owns what the spec points to. */

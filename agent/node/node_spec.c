@@ -8,6 +8,29 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
+int node_document_check(const struct job *job, struct job_problems *problems, struct err *e)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < job->require.n; i++) {
+        struct err one = { .code = 0 };
+        if (route_require_check(str_of(job->require.v[i]), &one) == 0) {
+            continue;
+        }
+        if (rc == 0) {
+            rc = err_say(e, -EINVAL, "require[%zu]: %s", i, err_text(&one));
+        }
+        if (problems->n < JOB_PROBLEMS_MAX) {
+            struct job_problem *p = &problems->items[problems->n++];
+            (void)snprintf(p->field, sizeof(p->field), "require[%zu]", i);
+            (void)snprintf(p->detail, sizeof(p->detail), "%.150s", err_text(&one));
+        } else {
+            problems->more++;
+        }
+    }
+    return rc;
+}
+
 /* What the agent itself puts into a run's environment. */
 enum { OWN_ENV_MAX = 16, OWN_ENV_TEXT_MAX = 1024 };
 

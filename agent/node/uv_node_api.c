@@ -146,6 +146,9 @@ void node_job_put(struct node *n, struct str name, struct str document, uint32_t
     }
     q->fn.job = fn;
     int rc = job_parse(document, JOB_REGISTERED, name, NULL, &n->settings, &job, &x->problems, &e);
+    if (rc == 0 && (rc = node_document_check(job, &x->problems, &e)) != 0) {
+        job = job_free(job);
+    }
     if (rc == 0) {
         mem_free(x);
         node_asked(job_store_put_job(n->store, job, if_match, sys_wall_us(), on_job_put, q));

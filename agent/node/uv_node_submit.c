@@ -240,6 +240,9 @@ static bool parse_document(struct node_request *r, struct str text, enum job_mod
                               : job_parse(text, mode, base != NULL ? str_of(base->name) : STR(""),
                                           base, &r->node->settings, &job, problems, &e);
 
+    if (rc == 0 && (rc = node_document_check(job, problems, &e)) != 0) {
+        job = job_free(job);
+    }
     if (rc == 0) {
         node_doc_unref(r->doc);
         r->doc = node_doc_new(job);

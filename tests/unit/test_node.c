@@ -353,6 +353,23 @@ static void spec_carries_the_mask_into_the_sandbox(void **state)
     spec_end(&c);
 }
 
+static void requirements_of_a_document_are_checked(void **state)
+{
+    static struct spec_case c;
+    struct job_problems problems = { .n = 0 };
+    struct err e = { .code = 0 };
+
+    (void)state;
+    spec_begin(&c, "{\"image\":\"team/x:1\",\"require\":[\"zone=a\",\"cpus>=many\",\"zone=\"]}");
+    memset(&c.spec, 0, sizeof(c.spec));
+    assert_int_equal(node_document_check(c.job, &problems, &e), -EINVAL);
+    assert_int_equal(problems.n, 2);
+    assert_string_equal(problems.items[0].field, "require[1]");
+    assert_string_equal(problems.items[1].field, "require[2]");
+    assert_non_null(strstr(err_text(&e), "require[1]"));
+    spec_end(&c);
+}
+
 static void spec_without_layers_is_refused(void **state)
 {
     static struct spec_case c;
@@ -450,6 +467,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(cancelled_while_placing_holds_nothing, setup, teardown),
         cmocka_unit_test(spec_joins_image_and_job),
         cmocka_unit_test(spec_carries_the_mask_into_the_sandbox),
+        cmocka_unit_test(requirements_of_a_document_are_checked),
         cmocka_unit_test(spec_without_layers_is_refused),
         cmocka_unit_test(spec_survives_every_failed_allocation),
         cmocka_unit_test(results_read_as_the_end_of_an_attempt),
