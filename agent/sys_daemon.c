@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/daemon.h"
@@ -60,6 +61,19 @@ static const struct sandbox_unpack_ops unpack_ops = { .decompress = decompress, 
 
 /* ---- sockets ---- */
 
+/* After a kill -9 the last launcher's children are still dying, with its socket in their hands. */
+static int bind_patiently(int fd, const struct addrinfo *to)
+{
+    const struct timespec pause = { .tv_nsec = 50 * 1000 * 1000 };
+    int rc = bind(fd, to->ai_addr, to->ai_addrlen);
+
+    for (int i = 0; rc != 0 && errno == EADDRINUSE && i < 20; i++) {
+        (void)nanosleep(&pause, NULL);
+        rc = bind(fd, to->ai_addr, to->ai_addrlen);
+    }
+    return rc;
+}
+
 static int listen_on(const char *addr, int *ret_fd, struct err *e)
 {
     char host[256];
@@ -82,7 +96,7 @@ static int listen_on(const char *addr, int *ret_fd, struct err *e)
     }
     AUTO_FD int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
-        bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
+        bind_patiently(fd, found) != 0 || listen(fd, BACKLOG) != 0) {
         rc = err_set(e, -errno, "listen on '%s' (http.listen)", addr);
     }
     freeaddrinfo(found);

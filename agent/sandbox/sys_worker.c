@@ -267,6 +267,14 @@ void sandbox_worker_on_exit(struct worker *w)
     workers_next(l);
 }
 
+/* The sweep may outlive its launcher: the next one must be able to listen. */
+static void let_go(struct launcher *l)
+{
+    for (size_t i = 0; i < l->config->listen_fds_len; i++) {
+        fd_close(l->config->listen_fds[i]);
+    }
+}
+
 /* What an earlier launcher's workers left half-done. In a process of its own, like them. */
 void sandbox_workers_sweep(struct launcher *l)
 {
@@ -284,6 +292,7 @@ void sandbox_workers_sweep(struct launcher *l)
     if (fork() != 0) {
         _exit(0);
     }
+    let_go(l);
     for (size_t i = 0; i < 2; i++) {
         int fd = openat(dirs[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
