@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/ids.h"
@@ -189,8 +190,15 @@ static void w_real(struct buf *out, double v, int decimals)
     } else if (decimals >= 0 && fabs(v) < 1e15) {
         buf_addf(out, "%.*f", decimals, v);
     } else {
-        char text[40];
-        (void)snprintf(text, sizeof text, "%.17g", v);
+        /* The shortest text that reads back as the same number: 0.2, not 0.20000000000000001. */
+        char text[40] = "";
+        for (int digits = 15; digits <= 17; digits++) {
+            (void)snprintf(text, sizeof text, "%.*g", digits, v);
+            double back = strtod(text, NULL); /* the process never leaves the "C" locale */
+            if (memcmp(&back, &v, sizeof v) == 0) {
+                break;
+            }
+        }
         /* It stays a real number when it is read again. */
         buf_addf(out, "%s%s", text, strpbrk(text, ".e") == NULL ? ".0" : "");
     }
