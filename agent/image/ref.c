@@ -116,7 +116,8 @@ int image_ref_parse(struct str s, struct image_ref *ret, struct err *e)
     if (at >= 0 || digest.n > 0) {
         r = digest_parse(digest, &ref.digest, e);
         if (r < 0) {
-            return err_prefix(e, "image '%.*s'", STR_ARG(whole));
+            err_prefix(e, "image '%.*s'", STR_ARG(whole));
+            return r;
         }
         s = at > 0 ? str_slice(s, 0, (size_t)at) : STR("");
         if (s.n == 0) {
@@ -132,6 +133,10 @@ int image_ref_parse(struct str s, struct image_ref *ret, struct err *e)
                        "'%.*s' is not an image name: lower-case letters, digits and single "
                        "separators, as in team/job:1",
                        STR_ARG(whole));
+    }
+    if (str_eqs(name, "sha256") || str_eqs(name, "sha512")) {
+        return err_say(e, -EINVAL, "'%.*s' could be a digest; no image can have that name",
+                       STR_ARG(name));
     }
     if (colon >= 0 && !image_tag_ok(tag)) {
         return err_say(e, -EINVAL, "'%.*s' is not a tag", STR_ARG(tag));

@@ -284,6 +284,10 @@ static int take_block(struct image_tar *t, struct err *e)
     if (ustar && memcmp(b + 508, "tar\0", 4) == 0) {
         return err_say(e, -ENOTSUP, "tar: star's own format is not supported");
     }
+    /* Offsets, sparse maps and real sizes; some readers look at them whatever the type is. */
+    if (gnu && !all_zero(b + 369, BLOCK - 369)) {
+        return err_say(e, -ENOTSUP, "tar: sparse files and volumes are not supported");
+    }
     switch (b[156]) {
     case 'x':
     case 'g':

@@ -1,5 +1,5 @@
-"""Real clients push and pull: skopeo, buildah, podman, umoci, and Docker's engine where it can be started.
-What comes back has the digests that went in."""
+"""Real clients push and pull: skopeo, buildah, podman, umoci, and Docker's engine where it can be
+started. What comes back has the digests that went in."""
 import hashlib
 import json
 import os
@@ -21,9 +21,11 @@ def reg():
 
 
 def sh(*args, check=True, env=None, timeout=180, **more):
-    p = subprocess.run([str(a) for a in args], capture_output=True, timeout=timeout, env={**os.environ, **(env or {})}, **more)
+    p = subprocess.run([str(a) for a in args], capture_output=True,
+                       timeout=timeout, env={**os.environ, **(env or {})}, **more)
     if check:
-        assert p.returncode == 0, f"{args}: exit {p.returncode}\n{p.stderr.decode(errors='replace')[-3000:]}"
+        assert p.returncode == 0, f"{args}: exit {p.returncode}\n" \
+            f"{p.stderr.decode(errors='replace')[-3000:]}"
     return p.stdout
 
 
@@ -63,12 +65,14 @@ def test_skopeo_round_trip(reg, image_tar, tmp_path):
     assert layout_digests(a) == layout_digests(b)
     seen = json.loads(skopeo("inspect", "--tls-verify=false", f"docker://{reg.addr}/sk/job:1"))
     assert seen["Digest"] == layout_digests(a)[0] and seen["RepoTags"] == ["1"]
-    skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false", f"docker://{reg.addr}/sk/job:1",
+    skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false",
+           f"docker://{reg.addr}/sk/job:1",
            f"docker://{reg.addr}/sk/other:2")  # mounts across repositories
     tags = json.loads(skopeo("list-tags", "--tls-verify=false", f"docker://{reg.addr}/sk/other"))
     assert tags["Tags"] == ["2"]
     skopeo("delete", "--tls-verify=false", f"docker://{reg.addr}/sk/other:2")
-    p = subprocess.run(["skopeo", "inspect", "--tls-verify=false", f"docker://{reg.addr}/sk/other:2"], capture_output=True)
+    p = subprocess.run(["skopeo", "inspect", "--tls-verify=false",
+                       f"docker://{reg.addr}/sk/other:2"], capture_output=True)
     assert p.returncode != 0 and b"manifest unknown" in p.stderr
     assert raw_manifest(reg, "sk/job", "1")
     assert run_line(reg, "sk/job:1", "/bin/sh", "-c", "echo from $0") == "from /bin/sh\n"
@@ -76,22 +80,28 @@ def test_skopeo_round_trip(reg, image_tar, tmp_path):
 
 @pytest.mark.parametrize("kind", ["docker-archive", "oci-archive", "dir"])
 def test_skopeo_formats(reg, image_tar, tmp_path, kind):
-    skopeo("copy", "--dest-tls-verify=false", f"docker-archive:{image_tar}", f"docker://{reg.addr}/fmt/{kind}:1")
-    target = {"docker-archive": f"docker-archive:{tmp_path}/x.tar:a:b", "oci-archive": f"oci-archive:{tmp_path}/x.tar:b",
+    skopeo(
+        "copy",
+        "--dest-tls-verify=false",
+        f"docker-archive:{image_tar}",
+        f"docker://{reg.addr}/fmt/{kind}:1")
+    target = {"docker-archive": f"docker-archive:{tmp_path}/x.tar:a:b",
+              "oci-archive": f"oci-archive:{tmp_path}/x.tar:b",
               "dir": f"dir:{tmp_path}/x"}[kind]
     skopeo("copy", "--src-tls-verify=false", f"docker://{reg.addr}/fmt/{kind}:1", target)
     skopeo("copy", "--dest-tls-verify=false", target, f"docker://{reg.addr}/fmt/{kind}:2")
     if kind == "dir":
         assert raw_manifest(reg, f"fmt/{kind}", "1") == raw_manifest(reg, f"fmt/{kind}", "2")
     # The others have manifests of their own; what is in the layers stays.
-    config = [json.loads(skopeo("inspect", "--config", "--tls-verify=false", f"docker://{reg.addr}/fmt/{kind}:{t}"))
+    config = [json.loads(skopeo("inspect", "--config", "--tls-verify=false",
+                                f"docker://{reg.addr}/fmt/{kind}:{t}"))
               for t in (1, 2)]
     assert config[0]["rootfs"] == config[1]["rootfs"]
 
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory):
-    """A function that runs buildah in a store of its own; jobimg:oci and jobimg:docker are in it."""
+    """Runs buildah in a store of its own, which has jobimg:oci and jobimg:docker."""
     top = tmp_path_factory.mktemp("buildah")
     store = ["--root", top / "s", "--runroot", top / "r", "--storage-driver", "vfs"]
 
@@ -104,7 +114,8 @@ def buildah(tmp_path_factory):
     b("add", c, top / "passwd", "/etc/passwd")
     b("add", c, top / "group", "/etc/group")
     b("run", c, "--", "/bin/busybox", "--install", "-s", "/bin")
-    b("config", "--entrypoint", '["/bin/sh","-c"]', "--cmd", "'id; echo $JOBVAR; pwd'", "--env", "JOBVAR=one",
+    b("config", "--entrypoint", '["/bin/sh","-c"]', "--cmd", "'id; echo $JOBVAR; pwd'",
+      "--env", "JOBVAR=one",
       "--workingdir", "/work", "--user", "job:job", "--label", "a=b", "--stop-signal", "SIGUSR1", c)
     b("commit", "--format", "oci", c, "jobimg:oci")
     b("commit", "--format", "docker", c, "jobimg:docker")
@@ -115,10 +126,18 @@ def buildah(tmp_path_factory):
     shutil.rmtree(top, ignore_errors=True)
 
 
-@pytest.mark.parametrize("name,extra", [("oci", []), ("docker", []), ("oci", ["--compression-format", "zstd"])])
+@pytest.mark.parametrize("name,extra", [("oci", []),
+                         ("docker", []), ("oci", ["--compression-format", "zstd"])])
 def test_buildah_round_trip(reg, buildah, tmp_path, name, extra):
     target = f"{reg.addr}/team/{name}{len(extra)}:1"
-    buildah("push", "--tls-verify=false", "--digestfile", tmp_path / "d", *extra, f"jobimg:{name}", f"docker://{target}")
+    buildah(
+        "push",
+        "--tls-verify=false",
+        "--digestfile",
+        tmp_path / "d",
+        *extra,
+        f"jobimg:{name}",
+        f"docker://{target}")
     d = (tmp_path / "d").read_text()
     assert hashlib.sha256(raw_manifest(reg, f"team/{name}{len(extra)}", "1")).hexdigest() == d[7:]
     image = buildah("pull", "--tls-verify=false", target)
@@ -130,7 +149,14 @@ def test_buildah_round_trip(reg, buildah, tmp_path, name, extra):
 
 def test_podman_round_trip(reg, buildah, tmp_path):
     target = f"{reg.addr}/pod/job:1"
-    buildah("push", "--tls-verify=false", "--digestfile", tmp_path / "d", "jobimg:oci", target, program="podman")
+    buildah(
+        "push",
+        "--tls-verify=false",
+        "--digestfile",
+        tmp_path / "d",
+        "jobimg:oci",
+        target,
+        program="podman")
     buildah("pull", "--tls-verify=false", target, program="podman")
     seen = json.loads(buildah("image", "inspect", target, program="podman"))
     assert f"{reg.addr}/pod/job@{(tmp_path / 'd').read_text()}" in seen[0]["RepoDigests"]
@@ -141,10 +167,17 @@ def test_multi_arch_index(reg, buildah):
     buildah("manifest", "create", "m")
     buildah("manifest", "add", "--os", "linux", "--arch", "arm64", "m", "localhost/jobimg:docker")
     buildah("manifest", "add", "--os", "linux", "--arch", "amd64", "m", "localhost/jobimg:oci")
-    buildah("manifest", "push", "--all", "--tls-verify=false", "m", f"docker://{reg.addr}/multi/job:1")
+    buildah(
+        "manifest",
+        "push",
+        "--all",
+        "--tls-verify=false",
+        "m",
+        f"docker://{reg.addr}/multi/job:1")
     index = json.loads(raw_manifest(reg, "multi/job", "1"))
     assert {x["platform"]["architecture"] for x in index["manifests"]} == {"arm64", "amd64"}
-    skopeo("copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false", f"docker://{reg.addr}/multi/job:1",
+    skopeo("copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false",
+           f"docker://{reg.addr}/multi/job:1",
            f"docker://{reg.addr}/multi2/job:1")
     assert raw_manifest(reg, "multi/job", "1") == raw_manifest(reg, "multi2/job", "1")
     assert run_line(reg, "multi/job:1").startswith("uid=1234")
@@ -173,7 +206,9 @@ def test_umoci_image(reg, tmp_path):
        "--config.entrypoint", "/bin/sh", "--config.cmd", "-c", "--config.cmd", "echo /srv/* /etc/*")
     skopeo("copy", "--dest-tls-verify=false", f"oci:{layout}:job", f"docker://{reg.addr}/um/job:1")
     assert "/srv/fresh " in run_line(reg, "um/job:1")
-    assert "/srv/old" not in run_line(reg, "um/job:1") and "/etc/gone" not in run_line(reg, "um/job:1")
+    assert "/srv/old" not in run_line(reg,
+                                      "um/job:1") and "/etc/gone" not in run_line(reg,
+                                                                                  "um/job:1")
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +220,10 @@ def docker(tmp_path_factory):
     (top / "config").write_text("{}")
     host = f"unix://{top}/docker.sock"
     with open(top / "log", "wb") as log:
-        p = subprocess.Popen(["dockerd", "--data-root", top / "data", "--exec-root", top / "exec", "-p", top / "pid", "-H", host,
-                              "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs",
+        p = subprocess.Popen(["dockerd", "--data-root", top / "data", "--exec-root", top / "exec",
+                              "-p", top / "pid", "-H", host,
+                              "--iptables=false", "--ip6tables=false", "--bridge=none",
+                              "--storage-driver=vfs",
                               "--config-file", top / "config"], stdout=log, stderr=log)
 
     def d(*args, check=True):
@@ -194,7 +231,8 @@ def docker(tmp_path_factory):
 
     def up():
         """the engine answers, or has ended"""
-        return p.poll() is not None or subprocess.run(["docker", "-H", host, "info"], capture_output=True).returncode == 0
+        return p.poll() is not None or subprocess.run(
+            ["docker", "-H", host, "info"], capture_output=True).returncode == 0
     wait_for(up, 60, 0.2)
     if p.poll() is not None:
         pytest.skip(f"dockerd does not start here: {(top / 'log').read_text()[-300:]}")
@@ -211,4 +249,8 @@ def test_docker_round_trip(reg, docker, image_tar):
     d = "sha256:" + hashlib.sha256(raw_manifest(reg, "dk/job", "1")).hexdigest()
     docker("rmi", target)
     docker("pull", target)
-    assert f"{reg.addr}/dk/job@{d}" in docker("image", "inspect", "-f", "{{.RepoDigests}}", target).decode()
+    assert f"{reg.addr}/dk/job@{d}" in docker("image",
+                                              "inspect",
+                                              "-f",
+                                              "{{.RepoDigests}}",
+                                              target).decode()

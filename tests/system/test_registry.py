@@ -1,4 +1,5 @@
-"""The registry, spoken to in raw HTTP: every endpoint, every trap that clients or the conformance suite know."""
+"""The registry, spoken to in raw HTTP: every endpoint, and the traps that clients
+and the conformance suite know."""
 import hashlib
 import json
 import os
@@ -67,10 +68,14 @@ def test_base_and_unknown(reg):
     assert (r.status, r.body) == (200, b"{}")
     assert r.headers["Docker-Distribution-API-Version"] == "registry/2.0"
     for path, status, what in [
-            (f"/v2/no/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"), ("/v2/no/manifests/x", 404, "NAME_UNKNOWN"),
-            ("/v2/no/manifests/.INVALID", 404, "MANIFEST_UNKNOWN"), ("/v2/no/tags/list", 404, "NAME_UNKNOWN"),
-            ("/v2/UP/manifests/x", 400, "NAME_INVALID"), ("/v2/a/blobs/sha256:zz", 400, "DIGEST_INVALID"),
-            ("/v2/..%2f..%2fetc/manifests/x", 400, "NAME_INVALID"), ("/v2/a/../b/manifests/x", 400, "NAME_INVALID"),
+            (f"/v2/no/blobs/{ABSENT}", 404,
+             "BLOB_UNKNOWN"), ("/v2/no/manifests/x", 404, "NAME_UNKNOWN"),
+            ("/v2/no/manifests/.INVALID", 404, "MANIFEST_UNKNOWN"),
+            ("/v2/no/tags/list", 404, "NAME_UNKNOWN"),
+            ("/v2/UP/manifests/x", 400, "NAME_INVALID"),
+            ("/v2/a/blobs/sha256:zz", 400, "DIGEST_INVALID"),
+            ("/v2/..%2f..%2fetc/manifests/x", 400,
+             "NAME_INVALID"), ("/v2/a/../b/manifests/x", 400, "NAME_INVALID"),
             ("/v2/a/blobs/uploads/" + "0" * 32, 404, "BLOB_UPLOAD_UNKNOWN"),
             ("/v2/a/referrers/bad", 400, "DIGEST_INVALID"), ("/v2/a/b/c", 404, "NAME_UNKNOWN")]:
         r = reg.http("GET", path)
@@ -98,7 +103,8 @@ def test_upload_styles(reg, style, size):
         elif style == "chunks" and size > 2:
             half = size // 2
             for a, b in ((0, half), (half, size)):
-                r = reg.http("PATCH", where, body=data[a:b], headers={"Content-Range": f"{a}-{b - 1}"})
+                r = reg.http("PATCH", where, body=data[a:b], headers={
+                             "Content-Range": f"{a}-{b - 1}"})
                 assert r.status == 202 and r.headers["Range"] == f"0-{b - 1}"
         r = reg.http("PUT", f"{where}?digest={d}",
                      body=data if style == "put" or (style == "chunks" and size <= 2) else b"")
@@ -117,16 +123,24 @@ def test_upload_styles(reg, style, size):
 def test_chunks_out_of_order(reg):
     where = start(reg, "order")
     data = os.urandom(3000)
-    assert reg.http("PATCH", where, body=data[:1024], headers={"Content-Range": "0-1023"}).status == 202
+    assert reg.http("PATCH", where, body=data[:1024], headers={
+                    "Content-Range": "0-1023"}).status == 202
     for bad in ("0-1023", "1025-2048", "5000-6023"):
         r = reg.http("PATCH", where, body=data[:1024], headers={"Content-Range": bad})
         assert r.status == 416 and r.headers["Range"] == "0-1023"
-        r = reg.http("PUT", f"{where}?digest={sha(data)}", body=data[:1024], headers={"Content-Range": bad})
+        r = reg.http("PUT", f"{where}?digest={sha(data)}",
+                     body=data[:1024], headers={"Content-Range": bad})
         assert r.status == 416
-    assert reg.http("PATCH", where, body=b"x" * 5, headers={"Content-Range": "1024-1030"}).status == 400
+    assert reg.http(
+        "PATCH",
+        where,
+        body=b"x" * 5,
+        headers={
+            "Content-Range": "1024-1030"}).status == 400
     r = reg.http("GET", where)
     assert r.status == 204 and r.headers["Range"] == "0-1023"
-    r = reg.http("PUT", f"{where}?digest={sha(data)}", body=data[1024:], headers={"Content-Range": "1024-2999"})
+    r = reg.http("PUT", f"{where}?digest={sha(data)}",
+                 body=data[1024:], headers={"Content-Range": "1024-2999"})
     assert r.status == 201
     assert reg.http("GET", f"/v2/order/blobs/{sha(data)}").body == data
 
@@ -138,7 +152,8 @@ def test_wrong_digest(reg):
         assert reg.http("GET", f"/v2/wrong/blobs/{d}").status == 404
         r = reg.http("POST", f"/v2/wrong/blobs/uploads/?digest={d}", body=b"content")
         assert (r.status, code(r)) == (400, "DIGEST_INVALID")
-    for d in ("sha256:baddigeststring", "", "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:..%2f..%2fx"):
+    for d in ("sha256:baddigeststring", "",
+              "md5:d41d8cd98f00b204e9800998ecf8427e", "sha256:..%2f..%2fx"):
         assert reg.http("PUT", f"{start(reg, 'wrong')}?digest={d}", body=b"x").status == 400
     assert reg.http("PUT", start(reg, "wrong"), body=b"x").status == 400
 
@@ -173,7 +188,8 @@ def test_client_breaks_off(reg):
     data = os.urandom(2_000_000)
     where = start(reg, "broken")
     with socket.create_connection(("127.0.0.1", reg.port)) as s:
-        s.sendall(f"PATCH {where} HTTP/1.1\r\nHost: {reg.addr}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        s.sendall(f"PATCH {where} HTTP/1.1\r\nHost: {reg.addr}\r\n"
+                  f"Content-Length: {len(data)}\r\n\r\n".encode()
                   + data[:1_000_000])
 
     def idle():
@@ -191,7 +207,8 @@ def test_client_breaks_off(reg):
 def test_ranges(reg):
     data = os.urandom(2048)
     d = push(reg, "range", data)
-    for header, a, b in [("500-1499", 500, 1500), ("500-", 500, 2048), ("-500", 1548, 2048), ("2000-5000", 2000, 2048)]:
+    for header, a, b in [("500-1499", 500, 1500), ("500-", 500, 2048),
+                         ("-500", 1548, 2048), ("2000-5000", 2000, 2048)]:
         r = reg.http("GET", f"/v2/range/blobs/{d}", headers={"Range": f"bytes={header}"})
         assert (r.status, r.body) == (206, data[a:b])
         assert r.headers["Content-Range"] == f"bytes {a}-{b - 1}/2048"
@@ -225,7 +242,12 @@ def test_manifests(reg):
         assert r.status == 200 and int(r.headers["Content-Length"]) == len(body) and r.body == b""
     r = put(reg, "m/a", ABSENT, body)
     assert (r.status, code(r)) == (400, "DIGEST_INVALID")
-    r = reg.http("PUT", f"/v2/m/a/manifests/{d}?tag=x&tag=y", body=body, headers={"Content-Type": OCI})
+    r = reg.http(
+        "PUT",
+        f"/v2/m/a/manifests/{d}?tag=x&tag=y",
+        body=body,
+        headers={
+            "Content-Type": OCI})
     assert r.status == 201 and r.headers["OCI-Tag"] == "x, y"
     assert reg.http("GET", "/v2/m/a/tags/list").json() == {"name": "m/a", "tags": ["v1", "x", "y"]}
     assert reg.http("DELETE", "/v2/m/a/manifests/x").status == 202
@@ -250,7 +272,8 @@ def test_bad_manifests(reg):
     assert (r.status, code(r)) == (404, "MANIFEST_BLOB_UNKNOWN")
     r = put(reg, "m/b", "t", json.dumps({**good, "layers": [{**good["layers"][0], "size": 1}]}))
     assert r.status == 400
-    foreign = descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", b"elsewhere",
+    foreign = descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                         b"elsewhere",
                          urls=["http://127.0.0.1:1/x"])
     assert put(reg, "m/b", "foreign", json.dumps({**good, "layers": [foreign]})).status == 201
     padded = {**good, "annotations": {"x": "y" * 3_900_000}}
@@ -304,13 +327,22 @@ def test_referrers(reg):
     body = manifest(reg, "ref")
     put(reg, "ref", "1", body)
     subject = descriptor(OCI, body)
-    sig = manifest(reg, "ref", subject=subject, artifactType="application/x.sig", annotations={"k": "v"})
+    sig = manifest(
+        reg,
+        "ref",
+        subject=subject,
+        artifactType="application/x.sig",
+        annotations={
+            "k": "v"})
     sbom = manifest(reg, "ref", layers=(b"sbom",), subject=subject)
     missing = manifest(reg, "ref", subject={**subject, "digest": ABSENT})
     for m, d in ((sig, sha(body)), (sbom, sha(body)), (missing, ABSENT)):
         r = put(reg, "ref", sha(m), m)
         assert r.status == 201 and r.headers["OCI-Subject"] == d
-    got = {x["digest"]: x for x in reg.http("GET", f"/v2/ref/referrers/{sha(body)}").json()["manifests"]}
+    got = {
+        x["digest"]: x for x in reg.http(
+            "GET",
+            f"/v2/ref/referrers/{sha(body)}").json()["manifests"]}
     assert got[sha(sig)] == {"mediaType": OCI, "digest": sha(sig), "size": len(sig),
                              "artifactType": "application/x.sig", "annotations": {"k": "v"}}
     assert got[sha(sbom)]["artifactType"] == CONFIG and len(got) == 2

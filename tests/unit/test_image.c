@@ -65,6 +65,9 @@ static void references(void **state)
         { D, D },
         { "localhost/job", "localhost/job:latest" },
         { "", NULL },
+        { "sha256", NULL },
+        { "sha512:", NULL },
+        { "sha256:12", NULL },
         { "Team/job", NULL },
         { "team/job:", NULL },
         { "team/job:-x", NULL },
@@ -84,6 +87,7 @@ static void references(void **state)
         struct err e = { 0 };
         char text[IMAGE_REF_CAP];
         int r = image_ref_parse(str_of(table[i].text), &ref, &e);
+        assert_int_equal(image_ref_parse(str_of(table[i].text), &ref, NULL), r);
         if (table[i].canonical == NULL) {
             assert_true(r < 0);
             assert_true(e.text[0] != '\0');

@@ -551,6 +551,11 @@ static void headers(void **state)
     add_bytes(f, &(struct item){ "g", 'g' }, "15 comment=abc\n", 15, true);
     add(f, &(struct item){ "git", .data = "1" });
     assert_int_equal(unpack(f), 0);
+    header(h, &(struct item){ "real", .magic = gnu }, 0);
+    memcpy(h + 483, "00000000777", 12); /* a sparse file's real size, on a file that is not */
+    checksum(h);
+    buf_add(&f->tar, h, 512);
+    assert_int_equal(unpack(f), -ENOTSUP);
     static const char *const bad_pax[] = { "",       "x",        "5 a=",     "99 path=x\n",
                                            "3 \n\n", "-7 a=b\n", "7 a=b\nx", "6 ab=c\n" };
     for (size_t i = 1; i < ARRAY_LEN(bad_pax); i++) {
