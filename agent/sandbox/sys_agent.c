@@ -124,8 +124,9 @@ static void agent_child(struct launcher *l, int sock, pid_t parent)
     int exe = -1;
     int rc =
         setns(l->host_mnt, CLONE_NEWNS) < 0 ? err_set(&e, -errno, "enter the host's mounts") : 0;
-    if (rc == 0 && chdir("/") < 0) {
-        rc = err_set(&e, -errno, "chdir");
+    /* Entering a mount namespace leaves a chroot: back to the root that we were started with. */
+    if (rc == 0 && (fchdir(l->host_root) < 0 || chroot(".") < 0)) {
+        rc = err_set(&e, -errno, "enter the host's root");
     }
     if (rc == 0) {
         rc = exe = agent_descriptors(l, sock, &e);

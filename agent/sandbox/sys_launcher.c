@@ -91,20 +91,41 @@ static int make_directories(struct launcher *l, struct err *e)
     return 0;
 }
 
+/* A mount namespace of our own, with nothing shared and its true root as ours: under chroot "/" is
+ * no mount, and neither its propagation can be changed nor can it be left by pivot_root. Entering
+ * the namespace that we are in moves us to its root. *ret_data is the data directory in it. */
+static int own_mounts(struct launcher *l, int *ret_data, struct err *e)
+{
+    const char *data_dir = l->settings->node.data_dir;
+    AUTO_FD int data = -1;
+    AUTO_FD int own = -1;
+    if (unshare(CLONE_NEWNS) < 0 || (data = open(data_dir, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0 ||
+        (own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC)) < 0 ||
+        setns(own, CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        return err_set(e, -errno, "make the launcher's mount namespace");
+    }
+    *ret_data = fd_take(&data);
+    return 0;
+}
+
 /* An almost empty root: every mount in it is copied for each sandbox. */
 static int enter_empty_root(struct launcher *l, struct err *e)
 {
     static const char *const kept[] = { "layers", "runs" };
-    char path[SETTINGS_PATH_MAX + 16];
-    char to[SETTINGS_PATH_MAX + 32];
-    snprintf(path, sizeof(path), "%s/slots", l->settings->node.data_dir);
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,nr_inodes=64,mode=755") < 0) {
-        return err_set(e, -errno, "make the launcher's mount namespace");
+    AUTO_FD int data = -1;
+    char path[64];
+    char to[128];
+    int rc = own_mounts(l, &data, e);
+    if (rc < 0) {
+        return rc;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d/slots", data);
+    if (mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,nr_inodes=64,mode=755") < 0) {
+        return err_set(e, -errno, "mount the launcher's root");
     }
     for (size_t i = 0; i < ARRAY_LEN(kept); i++) {
-        char from[SETTINGS_PATH_MAX + 16];
-        snprintf(from, sizeof(from), "%s/%s", l->settings->node.data_dir, kept[i]);
+        char from[64];
+        snprintf(from, sizeof(from), "/proc/self/fd/%d/%s", data, kept[i]);
         snprintf(to, sizeof(to), "%s/%s", path, kept[i]);
         if (mkdir(to, 0755) < 0 || mount(from, to, NULL, MS_BIND, NULL) < 0 ||
             mount(NULL, to, NULL, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV, NULL) < 0) {
@@ -144,6 +165,7 @@ static int host_descriptors(struct launcher *l, struct err *e)
 {
     l->exe = open("/proc/self/exe", O_PATH | O_CLOEXEC);
     l->host_mnt = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    l->host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     l->host_net = l->settings->sandbox.allow_host_network
                       ? open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
                       : -1;
@@ -151,7 +173,9 @@ static int host_descriptors(struct launcher *l, struct err *e)
     if (l->exe_tree < 0) {
         return err_set(e, -errno, "clone the mount of /proc/self/exe");
     }
-    int rc = l->exe < 0 || l->host_mnt < 0 ? err_set(e, -errno, "open /proc/self") : 0;
+    int rc = l->exe < 0 || l->host_mnt < 0 || l->host_root < 0
+                 ? err_set(e, -errno, "open /proc/self")
+                 : 0;
     if (rc == 0 && (rc = sys_boot_id(l->boot_id)) < 0) {
         err_set(e, rc, "read the boot id");
     }
@@ -400,8 +424,8 @@ int sandbox_launcher_main(const struct sandbox_launcher_config *config)
     REQUIRE(config->listen_fds_len <= SANDBOX_LISTEN_MAX);
     l.config = config;
     l.settings = config->settings;
-    l.exe = l.exe_tree = l.host_mnt = l.host_net = l.layers = l.runs = l.spool = l.storage_userns =
-        -1;
+    l.exe = l.exe_tree = l.host_mnt = l.host_root = l.host_net = l.layers = l.runs = l.spool =
+        l.storage_userns = -1;
     l.agent_sock.fd = l.agent_pid.fd = l.signals.fd = -1;
     list_init(&l.queue);
     list_init(&l.waiting);

@@ -238,7 +238,7 @@ struct launcher {
     struct list queue; /* struct queued_msg */
     size_t queue_len;
     bool stopping;
-    int exe, exe_tree, host_mnt, host_net;
+    int exe, exe_tree, host_mnt, host_root, host_net;
     int layers, runs, spool; /* directories */
     int storage_userns;
     char boot_id[37];
