@@ -49,13 +49,13 @@ static const struct conf_key keys[] = {
     { AT(node, user), .key = "user", .type = CONF_TEXT, .def = "agent",
       .help = "The unprivileged account that the network-facing process runs as." },
     { AT(node, slots), .key = "slots", .type = CONF_INT, .def = "auto", .min = 1, .max = 4096,
-      .zero = "auto", .reloadable = true,
-      .help = "Runs at a time. auto: one per CPU that the agent may use." },
+      .zero = "auto",
+      .help = "Runs at a time. auto: four per CPU, and at least 8. Memory limits them as well." },
     { AT(node, memory), .key = "memory", .type = CONF_SIZE, .def = "auto", .min = MIB(16),
       .max = TIB(64), .zero = "auto", .reloadable = true,
       .help =
-          "Memory that all runs together may reserve. auto: what the machine has, less a tenth and\n"
-          "256 MiB." },
+          "Memory that all runs together may reserve. auto: nine tenths of what the machine (or our\n"
+          "cgroup) has. A job's default limit is never more." },
     { AT(node, labels), .key = "labels", .type = CONF_LIST, .def = "",
       .help = "key=value pairs that jobs can ask for." },
     { AT(node, capabilities_mask), .key = "capabilities_mask", .type = CONF_LIST, .def = "",

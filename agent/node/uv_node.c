@@ -160,6 +160,7 @@ static void carry_out(struct node *n, const struct job_effect *fx)
 
 /* ---- rounds ---- */
 
+static void lives_make(struct node *n);
 static void room_tell(struct node *n);
 static void load_begin(struct node *n);
 
@@ -178,6 +179,7 @@ static void settle(struct loop_defer *d)
     }
     if (n->said_hello && !n->loading) {
         n->loading = true;
+        lives_make(n);
         room_tell(n);
         load_begin(n);
     }
@@ -302,7 +304,18 @@ static void room_tell(struct node *n)
         .facts = n->route_facts,
         .facts_len = n->route_facts_len,
     };
-    /* Attempts in slots, attempts on their way, and as many that were alive before us. */
+
+    if (n->settings.sandbox.memory > memory) {
+        log_warn("a job that asks for no memory gets %llu bytes, all that this node has for runs",
+                 (unsigned long long)memory);
+        n->settings.sandbox.memory = memory;
+    }
+    node_feed(n, &ev);
+}
+
+/* Attempts in slots, attempts on their way, and as many that were alive before us. */
+static void lives_make(struct node *n)
+{
     size_t places = 2 * (size_t)n->hello.slots + 2 * JOB_PLACING_MAX;
 
     n->lives = mem_calloc(places, sizeof *n->lives);
@@ -315,7 +328,6 @@ static void room_tell(struct node *n)
         list_init(&n->lives[i].pending);
         list_push_back(&n->live_free, &n->lives[i].link);
     }
-    node_feed(n, &ev);
 }
 
 /* ---- start ---- */
@@ -498,6 +510,9 @@ void node_reload(struct node *n, const struct settings *next)
     n->settings = *next;
     job_store_set_retention(n->store, next->store.retention_ms, next->store.retention_bytes);
     loop_timer_start(&n->sample, next->telemetry.interval_ms, next->telemetry.interval_ms);
+    if (n->said_hello) {
+        room_tell(n); /* node.memory */
+    }
 }
 
 static void node_free(struct node *n)

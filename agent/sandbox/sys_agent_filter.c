@@ -23,7 +23,7 @@
 #include "agent/sandbox/sandbox.h"
 #include "common/insist.h"
 
-/* As strace shows them under all system tests, and their siblings that libuv, SQLite, OpenSSL and
+/* What the loop, the store and the images call, and the siblings that libuv, SQLite, OpenSSL and
  * the C library choose by size, flag or kernel. */
 static const char *const allowed[] = {
     /* files */

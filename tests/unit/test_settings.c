@@ -206,21 +206,21 @@ static void reload(void **state)
     size_t taken = 99;
     (void)state;
     good("", &s);
-    good("[node]\nslots = 7\ndata_dir = /d\n[log]\nlevel = debug\nformat = json", &next);
+    good("[node]\nslots = 7\nmemory = 64MiB\n[log]\nlevel = debug\nformat = json", &next);
     settings_diff(&s, &next, note, &changed);
-    assert_string_equal(buf_cstr(&changed), "node.data_dir node.slots log.level log.format ");
+    assert_string_equal(buf_cstr(&changed), "node.slots node.memory log.level log.format ");
     assert_int_equal(settings_reload(&s, &next, &taken, &kept, &e), 0);
     assert_int_equal(taken, 2);
-    assert_string_equal(buf_cstr(&kept), "node.data_dir, log.format");
-    assert_int_equal(s.node.slots, 7);
-    assert_string_equal(s.node.data_dir, "/var/lib/agent");
+    assert_string_equal(buf_cstr(&kept), "node.slots, log.format");
+    assert_int_equal(s.node.memory, 64 << 20);
+    assert_int_equal(s.node.slots, 0);
     assert_int_equal(s.log.level, 3);
     /* Each file is right; the open port stays, so its certificate may not go. */
     good("[http]\nlisten = 0.0.0.0:1\ntls_cert = /c\ntls_key = /k\n[auth]\ntokens_file = /t", &s);
-    good("[node]\nslots = 2", &next);
+    good("[node]\nmemory = 64MiB", &next);
     assert_int_equal(settings_reload(&s, &next, &taken, NULL, &e), -EINVAL);
     assert_string_equal(s.http.tls_cert, "/c");
-    assert_int_equal(s.node.slots, 0);
+    assert_int_equal(s.node.memory, 0);
 }
 
 static void addresses(void **state)
