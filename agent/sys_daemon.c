@@ -19,6 +19,7 @@
 #include "common/mem.h"
 #include "common/sys/sys.h"
 #include "common/sys/sys_settings.h"
+#include "common/sys/sys_token.h"
 
 enum { BACKLOG = 4096 };
 
@@ -147,19 +148,13 @@ static char **agent_argv(const struct daemon_options *opt)
     return argv;
 }
 
-/* Whoever asks for TLS or tokens must not get an open plain port instead. */
+/* Whoever asks for TLS must not get an open plain port instead. */
 static int refuse_unserved(const struct settings *s, struct err *e)
 {
     if (s->http.tls_cert[0] != '\0') {
         return err_say(e, -EINVAL,
                        "http.tls_cert: this version serves plain HTTP only. Listen on loopback, "
                        "with a proxy that speaks TLS in front");
-    }
-    if (s->auth.tokens_file[0] != '\0') {
-        return err_say(
-            e, -EINVAL,
-            "auth.tokens_file: this version checks no tokens. Listen on loopback, with a "
-            "proxy that checks them in front");
     }
     return 0;
 }
@@ -169,7 +164,13 @@ static int start(const struct daemon_options *opt, struct settings *s,
 {
     int rc = sys_settings_load(opt->config, opt->overrides, opt->overrides_len, s, e);
 
+    AUTO_TOKEN_TABLE struct token_table *tokens = NULL;
+
     if (rc != 0 || (rc = refuse_unserved(s, e)) != 0) {
+        return rc;
+    }
+    /* A mistake in it is told to the one who starts the node; the agent process reads it itself. */
+    if ((rc = sys_token_load(s->auth.tokens_file, "root", &tokens, e)) != 0) {
         return rc;
     }
     sys_log_init((enum log_level)s->log.level, (enum log_format)s->log.format, "launcher");

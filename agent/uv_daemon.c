@@ -15,6 +15,7 @@
 #include "common/loop/loop.h"
 #include "common/sys/sys.h"
 #include "common/sys/sys_settings.h"
+#include "common/sys/sys_token.h"
 #include "common/version.h"
 
 enum {
@@ -111,17 +112,25 @@ static void on_quit(uv_signal_t *h, int signum)
     close_all(d, 0, 0);
 }
 
-/* What can be reloaded is taken from the file again; names of what cannot go to `kept`. */
-static int reload(struct daemon *d, size_t *ret_taken, struct buf *kept, struct err *e)
+/* What can be reloaded is taken from the files again, all or nothing; names of what cannot go to
+ * `kept`. */
+static int reload(struct daemon *d, size_t *ret_taken, struct buf *kept,
+                  struct token_table **ret_tokens, struct err *e)
 {
+    AUTO_TOKEN_TABLE struct token_table *tokens = NULL;
     struct settings next;
     int rc = sys_settings_load(d->config, d->overrides, d->overrides_len, &next, e);
 
+    if (rc == 0) {
+        rc = sys_token_load(next.auth.tokens_file, next.node.user, &tokens, e);
+    }
     if (rc == 0) {
         rc = settings_reload(&d->settings, &next, ret_taken, kept, e);
     }
     if (rc == 0) {
         log_set_level((enum log_level)d->settings.log.level);
+        *ret_tokens = tokens;
+        tokens = NULL;
     }
     return rc;
 }
@@ -130,16 +139,20 @@ static void on_hup(uv_signal_t *h, int signum)
 {
     struct daemon *d = h->data;
     AUTO_BUF struct buf kept = BUF_INIT(64 * 1024);
+    AUTO_TOKEN_TABLE struct token_table *tokens = NULL;
     struct err e = { .code = 0 };
     size_t taken = 0;
 
     (void)signum;
-    if (reload(d, &taken, &kept, &e) != 0) {
-        log_error("SIGHUP: the configuration stays as it was: %s", err_text(&e));
+    if (reload(d, &taken, &kept, &tokens, &e) != 0) {
+        log_error("SIGHUP: configuration and tokens stay as they were: %s", err_text(&e));
         return;
     }
+    size_t known = tokens != NULL ? token_table_len(tokens) : 0;
+    api_set_tokens(d->api, tokens);
+    tokens = NULL;
     node_reload(d->node, &d->settings);
-    log_info("SIGHUP: %zu settings changed", taken);
+    log_info("SIGHUP: %zu settings changed, %zu tokens known", taken, known);
     if (kept.len != 0) {
         log_warn("SIGHUP: these need a restart: %s", buf_cstr(&kept));
     }
@@ -186,6 +199,7 @@ static int start(struct daemon *d, struct err *e)
                                        .on_ready = on_ready,
                                        .on_broken = on_broken,
                                        .arg = d };
+    struct token_table *tokens = NULL;
     int rc = node_start(&node, &d->node, e);
 
     if (rc != 0) {
@@ -195,9 +209,16 @@ static int start(struct daemon *d, struct err *e)
     if (rc != 0) {
         return rc;
     }
-    const struct api_options api = {
-        .node = d->node, .listen_fd = SANDBOX_LISTEN_FD, .registry = to_registry, .registry_arg = d
-    };
+    rc = sys_token_load(d->settings.auth.tokens_file, d->settings.node.user, &tokens, e);
+    if (rc != 0) {
+        return rc;
+    }
+    const struct api_options api = { .node = d->node,
+                                     .listen_fd = SANDBOX_LISTEN_FD,
+                                     .registry = to_registry,
+                                     .registry_arg = d,
+                                     .registry_error = image_registry_error,
+                                     .tokens = tokens };
     return api_start(&api, &d->api, e);
 }
 
@@ -234,8 +255,9 @@ int daemon_agent(int argc, char **argv)
     d.overrides_len = argc > 3 ? (size_t)(argc - 3) : 0;
     /* The launcher's copy is from its own start: an agent process that took another's place would
      * go back behind the last SIGHUP. */
+    AUTO_TOKEN_TABLE struct token_table *tokens = NULL; /* start() reads them for itself */
     size_t taken = 0;
-    if (d.config != NULL && reload(&d, &taken, NULL, &e) != 0) {
+    if (d.config != NULL && reload(&d, &taken, NULL, &tokens, &e) != 0) {
         log_warn("the configuration of the launcher's start holds: %s", err_text(&e));
     }
     /* One disk wants few threads, and each costs stack. */

@@ -119,8 +119,9 @@ static const struct conf_key keys[] = {
     /* --- auth --- */
     { AT(auth, tokens_file), .key = "tokens_file", .type = CONF_PATH, .def = "", .reloadable = true,
       .help =
-          "File with hashed API tokens ('agent token'). Not set: no token is asked for, which is\n"
-          "allowed on loopback only." },
+          "File with hashed API tokens, one line each ('agent token new' prints it). node.user must be\n"
+          "able to read it (root:agent, mode 640); SIGHUP reads it again. Not set: no token is asked\n"
+          "for, which is allowed on loopback only." },
     { AT(auth, insecure), .key = "insecure", .type = CONF_BOOL, .def = "no",
       .help =
           "yes: listen beyond loopback without TLS, tokens or gossip key. Anyone who reaches the ports\n"
@@ -181,7 +182,6 @@ static const struct conf_key keys[] = {
     { AT(sandbox, network), .key = "network", .type = CONF_CHOICE, .def = "none",
       .choices = networks, .reloadable = true, .help = "The network of jobs that do not say." },
     { AT(sandbox, allow_host_network), .key = "allow_host_network", .type = CONF_BOOL, .def = "no",
-      .reloadable = true,
       .help =
           "May a job ask for the machine's network? Needs auth.tokens_file: a job could otherwise call\n"
           "this API." },

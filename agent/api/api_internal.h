@@ -14,6 +14,7 @@
 #include "common/heap.h"
 #include "common/json.h"
 #include "common/list.h"
+#include "common/log.h"
 #include "common/loop/loop.h"
 
 enum {
@@ -36,6 +37,9 @@ struct api {
     struct list calls;
     struct heap deadlines;
     struct loop_timer timer;
+    struct token_table *tokens; /* NULL: none are asked for */
+    uint64_t auth_refused_total;
+    struct log_limit refused_limit;
     unsigned event_clients;
     unsigned followers;
     uint64_t spool_next;
@@ -50,7 +54,7 @@ struct api_call {
     struct api *api;
     struct http_req *req;
     const struct http1_head *head;
-    const struct api_route *route;
+    const struct api_route *route; /* NULL: the path is none, or the registry's */
     struct list link;
     struct heap_node due;
     void (*on_due)(struct api_call *c);
@@ -60,6 +64,9 @@ struct api_call {
     void (*on_stop)(struct api_call *c); /* the server stops: answer now */
     char param[API_PARAM_CAP];           /* the path's parameter, decoded */
     char request_id[API_REQUEST_ID_CAP];
+    bool has_token;
+    uint8_t token_hash[TOKEN_HASH_BYTES];
+    char prefix[TOKEN_PREFIX_CAP]; /* of the token; "": everything */
 };
 
 /* -- uv_api.c: answers and deadlines -- */
@@ -93,6 +100,20 @@ void api_answer_run(void *arg, const struct node_error *error, const struct run 
                     bool replayed);
 /* node_text_fn that answers 200 with the text. */
 void api_answer_text(void *arg, const struct node_error *error, struct str text);
+
+/* Is the path /v2 or under it? */
+bool api_is_registry(const struct api_call *c);
+/* Runs the operation of the route. */
+void api_call_go(struct api_call *c);
+
+/* -- uv_api_auth.c: who may -- */
+
+/* False: answered. c->route and c->param are set when there is a route. */
+bool api_auth_may(struct api_call *c);
+/* What can be checked only by asking the node, then api_call_go(). */
+void api_auth_go(struct api_call *c);
+/* on_answer of the server: a line for every change and, not too many, for refusals. */
+void api_audit(void *arg, const struct http_req *req, int status);
 
 /* -- operations, by enum api_op -- */
 

@@ -128,6 +128,29 @@ bool api_origin_ok(struct str origin, struct str host)
     return false;
 }
 
+/* -- the registry -- */
+
+unsigned api_registry_scopes(struct str method)
+{
+    bool reads = str_eqs(method, "GET") || str_eqs(method, "HEAD");
+    return reads ? TOKEN_READ | TOKEN_PUSH : TOKEN_PUSH;
+}
+
+bool api_registry_covers(const char *prefix, struct str path, struct str query)
+{
+    char from[512];
+    if (prefix[0] == '\0' || str_eqs(path, "/v2") || str_eqs(path, "/v2/")) {
+        return true;
+    }
+    /* The name stands first, and as it is sent: an escaped one is no match. */
+    if (str_eqs(path, "/v2/_catalog") || !str_starts(path, "/v2/") ||
+        !str_starts(str_slice(path, 4, path.n), prefix)) {
+        return false;
+    }
+    int rc = http1_query(query, "from", 0, from, sizeof(from));
+    return rc == -ENOENT || (rc == 0 && str_starts(str_of(from), prefix));
+}
+
 /* -- headers -- */
 
 int64_t api_prefer_wait(const struct http1_head *head, uint64_t max_s)

@@ -12,6 +12,7 @@
 #include "common/buf.h"
 #include "common/http1.h"
 #include "common/ids.h"
+#include "common/token.h"
 
 /* -- routes -- */
 
@@ -46,12 +47,24 @@ enum api_op {
     API_OPS
 };
 
+/* What a route touches: how a token's prefix is held against it. */
+enum api_reach {
+    API_REACH_ANY,   /* nothing of a job's */
+    API_REACH_ALL,   /* everybody's: refused to a token with a prefix */
+    API_REACH_JOB,   /* the parameter is a job's name */
+    API_REACH_RUN,   /* the parameter is a run's id: the run's job counts */
+    API_REACH_IMAGE, /* the parameter is a repository's name */
+    API_REACH_QUERY, /* the job in the query, job= */
+};
+
 /* A pattern's segments are literal, "{name}" (one segment), or, at the end, "{name...}" (one or
  * more segments). openapi.json has exactly these routes; a unit test compares both ways. */
 struct api_route {
     const char *method;
     const char *pattern;
     enum api_op op;
+    unsigned scopes; /* enum token_scope: one of these is needed; 0: open to everybody */
+    enum api_reach reach;
     const char *summary;
 };
 extern const struct api_route api_routes[];
@@ -85,6 +98,12 @@ void api_hosts_init(struct api_hosts *h, const char *listen, const char *adverti
 bool api_host_ok(const struct api_hosts *h, struct str host);
 /* Origin: http(s)://HOST[:PORT] with the Host of the request. "null" is foreign. */
 bool api_origin_ok(struct str origin, struct str host);
+
+/* What a request under /v2 needs (enum token_scope: one of these). */
+unsigned api_registry_scopes(struct str method);
+/* May a token with this prefix touch the path under /v2? query: a mount names a second repository.
+ * The base path is everybody's, the catalogue nobody's who has a prefix. */
+bool api_registry_covers(const char *prefix, struct str path, struct str query);
 
 /* -- headers -- */
 

@@ -263,45 +263,28 @@ static struct api_call *call_new(struct api *a, struct http_req *req)
     return c;
 }
 
-/* A page that the user has open must not reach a node on the same machine: neither through a name
- * that was bound to our address (Host), nor by a request across origins (Origin). */
-static bool call_may(struct api_call *c)
+bool api_is_registry(const struct api_call *c)
 {
-    struct str host = http1_header(c->head, "Host");
-    struct str origin = http1_header(c->head, "Origin");
-    if (host.n > 0 && !api_host_ok(&c->api->hosts, host)) {
-        api_fail(c, 403, "forbidden_host",
-                 "this node does not answer to '%.*s'; use its address, or set http.advertise",
-                 (int)(host.n < 200 ? host.n : 200), host.p);
-        return false;
-    }
-    if (origin.p != NULL && !api_origin_ok(origin, host)) {
-        api_fail(c, 403, "forbidden_origin", "requests from other web pages are not answered");
-        return false;
-    }
-    return true;
-}
-
-static bool is_registry(struct str path)
-{
+    struct str path = c->head->path;
     return str_eqs(path, "/v2") || str_starts(path, "/v2/");
 }
 
-static void call_dispatch(struct api_call *c)
+void api_call_go(struct api_call *c)
 {
-    struct api_match m;
-    enum api_found found = api_route_find(c->head->method, c->head->path, &m);
+    ops[c->route->op](c);
+}
+
+static void call_dispatch(struct api_call *c, enum api_found found, const struct api_match *m)
+{
     if (found == API_FOUND) {
-        c->route = m.route;
-        (void)str_copy(c->param, sizeof(c->param), str_of(m.param));
-        ops[m.route->op](c);
+        api_auth_go(c);
     } else if (found == API_NO_METHOD) {
-        http_res_header(c->req, "Allow", m.allow);
+        http_res_header(c->req, "Allow", m->allow);
         if (str_eqs(c->head->method, "OPTIONS")) {
             api_headers(c);
             http_res_send(c->req, 204, NULL, NULL, 0);
         } else {
-            api_fail(c, 405, "method_not_allowed", "allowed here: %s", m.allow);
+            api_fail(c, 405, "method_not_allowed", "allowed here: %s", m->allow);
         }
     } else if (found == API_BAD_PATH) {
         api_fail(c, 400, "bad_request", "the path is not valid");
@@ -313,23 +296,29 @@ static void call_dispatch(struct api_call *c)
 static void on_request(void *arg, struct http_req *req)
 {
     struct api *a = arg;
+    struct api_match m;
     struct api_call *c = call_new(a, req);
     if (c == NULL) {
         http_res_header(req, "Retry-After", "1");
         http_res_send(req, 503, NULL, NULL, 0);
         return;
     }
-    if (!call_may(c)) {
+    enum api_found found = api_route_find(c->head->method, c->head->path, &m);
+    if (found == API_FOUND) {
+        c->route = m.route;
+        (void)str_copy(c->param, sizeof(c->param), str_of(m.param));
+    }
+    if (!api_auth_may(c)) {
         return;
     }
-    if (is_registry(c->head->path) && a->opt.registry != NULL) {
+    if (api_is_registry(c) && a->opt.registry != NULL) {
         /* The registry sets its own arg: the call is not needed any more. */
         http_req_set_arg(req, NULL, NULL);
         call_done(c, false);
         a->opt.registry(a->opt.registry_arg, req);
         return;
     }
-    call_dispatch(c);
+    call_dispatch(c, found, &m);
 }
 
 /* -- start and end -- */
@@ -340,6 +329,7 @@ static void api_gone(struct loop_owner *o)
     void (*on_closed)(void *arg) = a->on_closed;
     void *arg = a->closed_arg;
     heap_release(&a->deadlines);
+    (void)token_table_free(a->tokens);
     mem_free(a);
     if (on_closed != NULL) {
         on_closed(arg);
@@ -362,9 +352,12 @@ int api_start(const struct api_options *opt, struct api **ret, struct err *e)
     uint64_t salt = 0;
     if (a == NULL) {
         (void)fd_close(opt->listen_fd);
+        (void)token_table_free(opt->tokens);
         return err_set(e, -ENOMEM, "start the API");
     }
     a->opt = *opt;
+    a->tokens = opt->tokens;
+    a->refused_limit = (struct log_limit){ .period_ms = 10000, .burst = 20 };
     a->node = opt->node;
     a->loop = node_loop(opt->node);
     list_init(&a->calls);
@@ -383,7 +376,9 @@ int api_start(const struct api_options *opt, struct api **ret, struct err *e)
         .body_timeout_ms = (unsigned)http->body_timeout_ms,
         .server_name = a->server_name,
     };
-    const struct http_server_handler handler = { .on_request = on_request, .arg = a };
+    const struct http_server_handler handler = { .on_request = on_request,
+                                                 .on_answer = api_audit,
+                                                 .arg = a };
     int rc = http_server_start(a->loop->uv, opt->listen_fd, &options, &handler, &a->server, e);
     if (rc != 0) {
         server_gone(a);

@@ -92,6 +92,9 @@ void api_metrics(struct api_call *c)
            st->bad_requests_total);
     metric(&b, "agent_http_received_bytes_total", "counter", "Bytes received.", st->bytes_in);
     metric(&b, "agent_http_sent_bytes_total", "counter", "Bytes sent.", st->bytes_out);
+    metric(&b, "agent_http_auth_refused_total", "counter",
+           "Requests refused for want of a token, a scope or a prefix.",
+           c->api->auth_refused_total);
     (void)buf_adds(&b, "# HELP agent_http_responses_total Responses by class of status.\n"
                        "# TYPE agent_http_responses_total counter\n");
     for (unsigned class = 2; class <= 5; class ++) {

@@ -10,13 +10,15 @@
 const struct cli_option cli_common_options[] = {
     { "node", 0, "ADDR", false,
       "the node to talk to, host:port (AGENT_ADDR; default 127.0.0.1:7575)" },
+    { "token-file", 0, "FILE", false,
+      "the token to show to the node is FILE's first line (or AGENT_TOKEN)" },
     { "output", 'o', "FORMAT", false, "table (default), json, or name" },
     { "no-headers", 0, NULL, false, "leave the heading line of a table away" },
     { "quiet", 'q', NULL, false, "print ids or names only" },
     { "help", 'h', NULL, false, "show this text" },
 };
-const unsigned cli_common_groups[] = { CLI_HAS_NODE, CLI_HAS_FORMAT, CLI_HAS_FORMAT, CLI_HAS_QUIET,
-                                       0 };
+const unsigned cli_common_groups[] = { CLI_HAS_NODE,   CLI_HAS_NODE,  CLI_HAS_FORMAT,
+                                       CLI_HAS_FORMAT, CLI_HAS_QUIET, 0 };
 const size_t cli_common_options_len = ARRAY_LEN(cli_common_options);
 _Static_assert(ARRAY_LEN(cli_common_groups) == ARRAY_LEN(cli_common_options), "one group each");
 
@@ -146,6 +148,21 @@ static const struct cli_example images_examples[] = {
 static const struct cli_example nodes_examples[] = {
     { "agent nodes", "a table of nodes" },
     { "agent nodes $(hostname)", "one node with its hardware" },
+};
+
+static const struct cli_option token_options[] = {
+    { "name", 0, "NAME", false, "whose it is: shown in the audit's lines" },
+    { "scope", 0, "SCOPE,...", false, "what it may do: read, submit, apply, push, admin" },
+    { "prefix", 0, "PREFIX", false, "only jobs and repositories whose names begin with PREFIX" },
+    { "expires", 0, "TIME", false, "from now, such as 30d, or a time: 2027-01-31T00:00:00Z" },
+    { "output", 'o', "FORMAT", false, "table (default) or json" },
+};
+static const struct cli_example token_examples[] = {
+    { "agent token new --name ci --scope read,submit,push --expires 90d", "for a build machine" },
+    { "AGENT_TOKEN=agt_... agent status", "show it to a node; --token-file FILE does so too" },
+    { "skopeo copy --dest-creds x:$AGENT_TOKEN oci:img docker://HOST:7575/team/img:1",
+      "any user name will do" },
+    { "echo $AGENT_TOKEN | docker login -u x --password-stdin HOST:7575", "for docker and podman" },
 };
 
 static const struct cli_option doctor_options[] = {
@@ -342,6 +359,28 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = 1,
                     .words = CLI_NO_WORDS,
                     EXAMPLES(nodes_examples) },
+    [CLI_TOKEN] = { .name = "token",
+                    .usage = "new --name NAME --scope SCOPE,... [--prefix PREFIX] [--expires TIME]",
+                    .summary = "make a token for the API",
+                    .text =
+                        "Prints a new token, once: nobody can get it back; and the line for "
+                        "auth.tokens_file, which holds its hash. Add the line and send SIGHUP to "
+                        "'agent serve'; take it away again to revoke the token.\n"
+                        "read: see jobs, runs, their outputs, nodes and metrics, and pull images. "
+                        "submit: start, cancel and retry runs. apply: create, change and delete "
+                        "jobs. push: push, pull and delete images. admin: everything, also drain "
+                        "and prune. No other scope implies another: 'agent submit --wait' needs "
+                        "read and submit. With a prefix only what belongs to such jobs can be "
+                        "reached, so not the lists of everything, nor one-off runs.\n"
+                        "Commands show the token in AGENT_TOKEN or in the file of --token-file; it "
+                        "is never taken from a command line, where others can see it. Clients of "
+                        "the registry log in with any user name and the token as the password.",
+                    OPTIONS(token_options),
+                    .args_min = 1,
+                    .args_max = 1,
+                    .words = CLI_WORD_LIST,
+                    .list = "new",
+                    EXAMPLES(token_examples) },
     [CLI_DOCTOR] = { .name = "doctor",
                      .usage = "[--config FILE] [--section.key=value ...]",
                      .summary = "say what this machine can and cannot do",
@@ -413,6 +452,7 @@ static const struct {
     { "show", CLI_INSPECT }, { "describe", CLI_INSPECT }, { "create", CLI_APPLY },
     { "image", CLI_IMAGES }, { "load", CLI_PUSH },        { "daemon", CLI_SERVE },
     { "server", CLI_SERVE }, { "result", CLI_OUTPUT },    { "get", CLI_INSPECT },
+    { "login", CLI_TOKEN },  { "auth", CLI_TOKEN },       { "tokens", CLI_TOKEN },
 };
 
 const struct cli_command *cli_command_guess(struct str name)

@@ -32,6 +32,7 @@ enum cli_id {
     CLI_PUSH,
     CLI_IMAGES,
     CLI_NODES,
+    CLI_TOKEN,
     CLI_DOCTOR,
     CLI_CONFIG,
     CLI_COMPLETION,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent/cli/sys_cli.h"
+#include "common/digest.h"
 #include "common/insist.h"
 #include "common/mem.h"
 #include "common/sys/sys.h"
@@ -98,6 +99,41 @@ static const char *variable(const char *name)
     return value != NULL && value[0] != '\0' ? value : NULL;
 }
 
+static int set_token(struct cli_ctx *ctx, struct err *e)
+{
+    const char *file = cli_args_value(&ctx->args, "token-file");
+    const char *given = file == NULL ? variable("AGENT_TOKEN") : NULL;
+    const char *from = file != NULL ? file : "AGENT_TOKEN";
+    AUTO_BUF struct buf text = BUF_INIT(128 * 1024);
+    struct str line = str_of(given);
+    if (file != NULL) {
+        struct str rest;
+        int rc = cli_read_input(file, &text, e);
+        if (rc != 0) {
+            return err_prefix(e, "--token-file");
+        }
+        rest = buf_str(&text);
+        (void)str_split(&rest, '\n', &line);
+    } else if (given == NULL) {
+        return 0;
+    }
+    line = str_trim(line);
+    /* The text itself is never shown. */
+    int rc = token_text_check(line);
+    if (rc == -EILSEQ) {
+        rc = err_say(e, -EINVAL, "%s: the token is mistyped: its check does not fit", from);
+    } else if (rc != 0) {
+        rc = err_say(e, -EINVAL, "%s: that is no token; one begins with agt_ ('agent token new')",
+                     from);
+    } else {
+        rc = str_copy(ctx->token, sizeof(ctx->token), line);
+    }
+    if (text.len > 0) {
+        mem_wipe(text.data, text.len);
+    }
+    return rc;
+}
+
 int cli_set_node(struct cli_ctx *ctx, struct err *e)
 {
     const char *given = cli_args_value(&ctx->args, "node");
@@ -109,7 +145,7 @@ int cli_set_node(struct cli_ctx *ctx, struct err *e)
         return err_prefix(e, "%s", name);
     }
     cli_addr_format(ctx->host, ctx->port, ctx->addr, sizeof(ctx->addr));
-    return 0;
+    return set_token(ctx, e);
 }
 
 static int cmd_completion(struct cli_ctx *ctx)
@@ -175,7 +211,7 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_RETRY] = cli_cmd_retry,   [CLI_APPLY] = cli_cmd_apply,       [CLI_PUSH] = cli_cmd_push,
     [CLI_IMAGES] = cli_cmd_images, [CLI_NODES] = cli_cmd_nodes,       [CLI_DOCTOR] = cli_cmd_doctor,
     [CLI_CONFIG] = cli_cmd_config, [CLI_COMPLETION] = cmd_completion, [CLI_VERSION] = cmd_version,
-    [CLI_HELP] = cmd_help,
+    [CLI_HELP] = cmd_help,         [CLI_TOKEN] = cli_cmd_token,
 };
 
 static int prepare(struct cli_ctx *ctx, struct err *e)
@@ -236,6 +272,7 @@ int cli_main(int argc, char **argv)
     buf_init(&ctx->out, CLI_TABLE_MAX);
     int code = run(ctx, argc, argv);
     buf_release(&ctx->out);
+    mem_wipe(ctx->token, sizeof(ctx->token));
     mem_free(ctx);
     return code;
 }

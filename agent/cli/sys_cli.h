@@ -11,6 +11,7 @@
 
 #include "agent/cli/cli_internal.h"
 #include "common/http1.h"
+#include "common/token.h"
 
 enum {
     CLI_ANSWER_MAX = 64 * 1024 * 1024, /* bytes of an answer that is held in memory */
@@ -21,9 +22,10 @@ struct cli_ctx {
     struct cli_args args;
     char host[256];
     uint16_t port;
-    char addr[CLI_ADDR_CAP]; /* for messages */
-    struct buf out;          /* what goes to stdout at the end */
-    struct cli_view view;    /* writes to out */
+    char addr[CLI_ADDR_CAP];    /* for messages */
+    char token[TOKEN_TEXT_CAP]; /* "": none is shown */
+    struct buf out;             /* what goes to stdout at the end */
+    struct cli_view view;       /* writes to out */
     bool tty_err;
 };
 
@@ -39,7 +41,8 @@ int cli_open_input(const char *file, int *ret_fd, struct err *e);
 int cli_read_input(const char *file, struct buf *out, struct err *e);
 /* "auto", "always", "never" of --progress. -EINVAL. */
 int cli_wants_progress(const struct cli_ctx *ctx, bool *ret, struct err *e);
-/* AGENT_ADDR and --node into ctx. -EINVAL. */
+/* The address (AGENT_ADDR, --node) and the token (AGENT_TOKEN, --token-file) into ctx. -EINVAL, or
+ * what reading the file gave. */
 int cli_set_node(struct cli_ctx *ctx, struct err *e);
 
 /* ---- the progress line (sys_terminal.c) ---- */
@@ -139,6 +142,7 @@ int cli_cmd_apply(struct cli_ctx *ctx);
 int cli_cmd_push(struct cli_ctx *ctx);
 int cli_cmd_images(struct cli_ctx *ctx);
 int cli_cmd_nodes(struct cli_ctx *ctx);
+int cli_cmd_token(struct cli_ctx *ctx);
 int cli_cmd_doctor(struct cli_ctx *ctx);
 int cli_cmd_config(struct cli_ctx *ctx);
 

@@ -237,6 +237,9 @@ static int send_request(struct cli_http *h, const struct cli_request *req, struc
     AUTO_BUF struct buf head = BUF_INIT(64 * 1024);
     (void)buf_addf(&head, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: agent\r\n", req->method,
                    req->target, h->ctx->addr);
+    if (h->ctx->token[0] != '\0') {
+        (void)buf_addf(&head, "Authorization: Bearer %s\r\n", h->ctx->token);
+    }
     if (req->type != NULL) {
         (void)buf_addf(&head, "Content-Type: %s\r\n", req->type);
     }

@@ -92,6 +92,47 @@ function link(href, text) {
   return a;
 }
 
+/* The token stays in this tab: nothing else can send it, so no other page can use it. */
+const TOKEN = 'agent.token';
+
+function headers() {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { Accept: 'application/json', Authorization: 'Bearer ' + token }
+    : { Accept: 'application/json' };
+}
+
+/* A link carries no token: with one, what it leads to is fetched and saved. */
+async function follow(event) {
+  const a = event.target.closest('a[href^="/v1/"], a[href="/metrics"]');
+  if (!a || !sessionStorage.getItem(TOKEN)) {
+    return;
+  }
+  event.preventDefault();
+  const path = a.getAttribute('href');
+  const answer = await fetch(path, { headers: headers(), cache: 'no-store' });
+  const save = document.createElement('a');
+  save.href = URL.createObjectURL(await answer.blob());
+  save.download = path.slice(1).replaceAll('/', '-');
+  save.click();
+  setTimeout(() => URL.revokeObjectURL(save.href), 60000);
+}
+
+function askToken(refused) {
+  const form = $('login');
+  if (form.hidden) {
+    form.hidden = false;
+    $('token').focus();
+  }
+  $('line').textContent = refused ? 'the token was not taken' : 'this node asks for a token';
+}
+
+function takeToken() {
+  sessionStorage.setItem(TOKEN, $('token').value.trim());
+  $('token').value = '';
+  $('login').hidden = true;
+  $('line').textContent = 'connecting…';
+}
+
 function runFiles(run) {
   const span = element('span');
   const base = '/v1/runs/' + encodeURIComponent(run.id);
@@ -140,8 +181,13 @@ function showRuns(page) {
   });
 }
 
+class NeedsToken extends Error {}
+
 async function get(path) {
-  const answer = await fetch(path, { headers: { Accept: 'application/json' }, cache: 'no-store' });
+  const answer = await fetch(path, { headers: headers(), cache: 'no-store' });
+  if (answer.status === 401) {
+    throw new NeedsToken();
+  }
   if (!answer.ok) {
     throw new Error(path + ': ' + answer.status);
   }
@@ -150,7 +196,7 @@ async function get(path) {
 
 async function poll() {
   try {
-    if (!document.hidden) {
+    if (!document.hidden && $('login').hidden) {
       const [status, runs] = await Promise.all([get('/v1/status'), get('/v1/runs?limit=30')]);
       showStatus(status);
       showRuns(runs);
@@ -158,9 +204,22 @@ async function poll() {
     }
   } catch (e) {
     document.body.classList.add('stale');
+    if (e instanceof NeedsToken) {
+      askToken(sessionStorage.getItem(TOKEN) !== null);
+      sessionStorage.removeItem(TOKEN);
+      setTimeout(poll, POLL_MS);
+      return;
+    }
     $('line').textContent = 'no answer (' + e.message + ')';
   }
   setTimeout(poll, POLL_MS);
 }
 
+document.addEventListener('click', follow);
+$('enter').addEventListener('click', takeToken);
+$('token').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter') {
+    takeToken();
+  }
+});
 poll();

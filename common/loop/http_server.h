@@ -40,6 +40,8 @@ struct http_server_handler {
     /* A request head is complete. */
     void (*on_request)(void *arg, struct http_req *req);
     void *arg;
+    /* A response to it begins: for accounting; the req is only to be looked at. May be NULL. */
+    void (*on_answer)(void *arg, const struct http_req *req, int status);
 };
 
 struct http_server_stats {
@@ -69,6 +71,11 @@ const char *http_req_peer(const struct http_req *req);
 bool http_req_is_loopback(const struct http_req *req);
 /* A short id for logs and problem documents, unique in the process's life (hex). */
 const char *http_req_id(const struct http_req *req);
+/* Who asks, once that is known: kept with the request, cut at HTTP_USER_CAP - 1 bytes. "" before.
+ */
+enum { HTTP_USER_CAP = 65 };
+void http_req_set_user(struct http_req *req, const char *user);
+const char *http_req_user(const struct http_req *req);
 void http_req_set_arg(struct http_req *req, void *arg, void (*on_done)(void *arg, bool aborted));
 void *http_req_arg(const struct http_req *req);
 

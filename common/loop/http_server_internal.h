@@ -85,6 +85,7 @@ struct http_req {
     void (*on_done)(void *arg, bool aborted);
     char id[17];
     char peer[64];
+    char user[HTTP_USER_CAP];
     /* body */
     enum http_body_mode body;
     struct http_body_sink sink;

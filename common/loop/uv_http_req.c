@@ -63,6 +63,16 @@ void http_req_finish(struct http_req *req, bool aborted)
     }
 }
 
+void http_req_set_user(struct http_req *req, const char *user)
+{
+    (void)snprintf(req->user, sizeof(req->user), "%s", user);
+}
+
+const char *http_req_user(const struct http_req *req)
+{
+    return req->user;
+}
+
 void http_req_set_arg(struct http_req *req, void *arg, void (*on_done)(void *arg, bool aborted))
 {
     req->arg = arg;

@@ -105,6 +105,9 @@ static bool res_head(struct http_req *req, int status, const char *type, uint64_
     req->started = true;
     req->status = status;
     req->keep = req->keep && !s->closing;
+    if (s->handler.on_answer != NULL) {
+        s->handler.on_answer(s->handler.arg, req, status);
+    }
     head_start(s, status, type);
     if (length == UINT64_MAX) {
         req->chunked = req->head->minor >= 1;

@@ -395,7 +395,6 @@ def test_own_origin(shared_node):
 
 
 @pytest.mark.parametrize("settings, word", [
-    ({"auth__tokens_file": "/dev/null"}, "auth.tokens_file"),
     ({"http__tls_cert": "/dev/null", "http__tls_key": "/dev/null"}, "http.tls_cert"),
     ({"http__listen": "0.0.0.0:0"}, "http.listen"),
 ])

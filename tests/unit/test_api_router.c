@@ -136,6 +136,76 @@ static void refs_resolve(const struct json *root, const struct json *v)
     }
 }
 
+/* The scope that the table asks for is the one that is described, with the answer 401. */
+static void security_is(const struct json *op, const struct api_route *r)
+{
+    AUTO_BUF struct buf want = BUF_INIT(128);
+    const struct json *security = json_get(op, "security");
+    const struct json *unauthorized = json_get(json_get(op, "responses"), "401");
+    assert_non_null(security);
+    if (r->scopes == 0) {
+        assert_int_equal(security->count, 0);
+        assert_null(unauthorized);
+        return;
+    }
+    assert_int_equal(security->count, 1);
+    assert_non_null(unauthorized);
+    token_scopes_write(&want, r->scopes);
+    size_t n = 0;
+    JSON_EACH (scheme, security) {
+        const struct json *bearer = json_get(scheme, "bearer");
+        assert_non_null(bearer);
+        JSON_EACH (scope, bearer) {
+            struct str name;
+            assert_true(json_str(scope, &name) && str_eqs(name, buf_cstr(&want)));
+            n++;
+        }
+    }
+    assert_int_equal(n, 1);
+}
+
+/* Nothing under /v1 is open, and what changes something needs more than read. */
+static void test_scopes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < api_routes_len; i++) {
+        const struct api_route *r = &api_routes[i];
+        bool v1 = strncmp(r->pattern, "/v1/", 4) == 0 || r->op == API_METRICS;
+        assert_int_equal(v1, r->scopes != 0);
+        assert_int_equal(v1 && strcmp(r->method, "GET") != 0,
+                         r->scopes != 0 && (r->scopes & TOKEN_READ) == 0);
+    }
+    assert_int_equal(api_registry_scopes(STR("GET")), TOKEN_READ | TOKEN_PUSH);
+    assert_int_equal(api_registry_scopes(STR("HEAD")), TOKEN_READ | TOKEN_PUSH);
+    static const char *const writes[] = { "PUT", "POST", "PATCH", "DELETE", "get", "OPTIONS" };
+    for (size_t i = 0; i < ARRAY_LEN(writes); i++) {
+        assert_int_equal(api_registry_scopes(str_of(writes[i])), TOKEN_PUSH);
+    }
+    static const struct {
+        const char *prefix, *path, *query;
+        bool covered;
+    } rows[] = {
+        { "", "/v2/_catalog", "", true },
+        { "team/", "/v2/", "", true },
+        { "team/", "/v2", "", true },
+        { "team/", "/v2/team/a/manifests/1", "", true },
+        { "team/", "/v2/other/a/manifests/1", "", false },
+        { "team/", "/v2/team", "", false },
+        { "team/", "/v2/_catalog", "", false },
+        { "_", "/v2/_catalog", "", false },
+        { "team/", "/v2/%74eam/a/manifests/1", "", false },
+        { "team/", "/v2/team/a/blobs/uploads/", "mount=sha256:0&from=team/b", true },
+        { "team/", "/v2/team/a/blobs/uploads/", "mount=sha256:0&from=other/b", false },
+        { "team/", "/v2/team/a/blobs/uploads/", "mount=sha256:0&from=%6fther/b", false },
+        { "team/", "/v2/team/a/blobs/uploads/", "from=%zz", false },
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        assert_int_equal(
+            api_registry_covers(rows[i].prefix, str_of(rows[i].path), str_of(rows[i].query)),
+            rows[i].covered);
+    }
+}
+
 static void test_openapi(void **state)
 {
     (void)state;
@@ -153,9 +223,11 @@ static void test_openapi(void **state)
     JSON_EACH (path, paths) {
         JSON_EACH (op, path) {
             bool found = false;
+            const struct api_route *route = NULL;
             documented++;
             for (size_t i = 0; i < api_routes_len && !found; i++) {
                 const struct api_route *r = &api_routes[i];
+                route = r;
                 found = path_is(path->key, r->pattern) && str_ieqs(op->key, r->method);
                 if (found) {
                     assert_true(json_str(json_get(op, "summary"), &summary));
@@ -166,6 +238,7 @@ static void test_openapi(void **state)
                 fail_msg("no route for %.*s %.*s", STR_ARG(op->key), STR_ARG(path->key));
             }
             assert_non_null(json_get(op, "operationId"));
+            security_is(op, route);
             assert_true(json_get(op, "responses")->count > 0);
             /* A parameter in the path must be described. */
             if (str_find(path->key, '{') >= 0) {
@@ -414,10 +487,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_routes),  cmocka_unit_test(test_allow),
-        cmocka_unit_test(test_openapi), cmocka_unit_test(test_hosts),
-        cmocka_unit_test(test_origins), cmocka_unit_test(test_prefer),
-        cmocka_unit_test(test_values),  cmocka_unit_test(test_ranges),
-        cmocka_unit_test(test_queries), cmocka_unit_test(test_problem),
+        cmocka_unit_test(test_openapi), cmocka_unit_test(test_scopes),
+        cmocka_unit_test(test_hosts),   cmocka_unit_test(test_origins),
+        cmocka_unit_test(test_prefer),  cmocka_unit_test(test_values),
+        cmocka_unit_test(test_ranges),  cmocka_unit_test(test_queries),
+        cmocka_unit_test(test_problem),
     };
     return cmocka_run_group_tests_name("api_router", tests, NULL, NULL);
 }
