@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -24,22 +25,10 @@ static int mount_at(const char *type, const char *path, unsigned long flags, con
     return 0;
 }
 
-/* A clone of the mount at `from`, with what is below, on top of `to`; flags for mount_setattr. */
-static int mount_clone(const char *from, const char *to, uint64_t attr)
+/* The mount at `from` on top of `to`, with the flags that it has. */
+static int mount_bind(const char *from, const char *to)
 {
-    struct mount_attr a = { .attr_set = attr };
-    AUTO_FD int fd = open_tree(
-        AT_FDCWD, from, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_SYMLINK_NOFOLLOW);
-    if (fd < 0) {
-        return -errno;
-    }
-    if (attr != 0 && mount_setattr(fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &a, sizeof(a)) < 0) {
-        return -errno;
-    }
-    if (move_mount(fd, "", AT_FDCWD, to, MOVE_MOUNT_F_EMPTY_PATH) < 0) {
-        return -errno;
-    }
-    return 0;
+    return mount(from, to, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
 }
 
 static int mount_remount(const char *path, uint64_t attr)
@@ -48,7 +37,8 @@ static int mount_remount(const char *path, uint64_t attr)
     return mount_setattr(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, &a, sizeof(a)) < 0 ? -errno : 0;
 }
 
-/* What is at path reads as empty: /dev/null over a file, an empty read-only directory over one. */
+/* What is at path reads as empty: /dev/null over a file, an empty directory over one. Both are of
+ * read-only mounts, and a bind keeps that. */
 static int mount_mask(const char *path, const char *null, const char *empty, struct err *e)
 {
     struct stat st;
@@ -58,7 +48,7 @@ static int mount_mask(const char *path, const char *null, const char *empty, str
     if (S_ISLNK(st.st_mode)) {
         return 0; /* its target is masked under its own name */
     }
-    int rc = mount_clone(S_ISDIR(st.st_mode) ? empty : null, path, MOUNT_ATTR_RDONLY);
+    int rc = mount_bind(S_ISDIR(st.st_mode) ? empty : null, path);
     return rc < 0 ? err_set(e, rc, "mask '%s'", path) : 0;
 }
 
@@ -67,8 +57,11 @@ static int mount_readonly(const char *path, struct err *e)
     if (access(path, F_OK) < 0) {
         return errno == ENOENT ? 0 : err_set(e, -errno, "look at '%s'", path);
     }
-    int rc = mount_clone(
-        path, path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    int rc = mount_bind(path, path);
+    if (rc == 0) {
+        rc = mount_remount(path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                                     MOUNT_ATTR_NOEXEC);
+    }
     return rc < 0 ? err_set(e, rc, "make '%s' read-only", path) : 0;
 }
 
@@ -251,28 +244,27 @@ static int step_devpts(const struct slot_box *box, const struct plan_step *s, st
     return mount_at("devpts", s->path, MS_NOSUID | MS_NOEXEC, options, e);
 }
 
-static int step_dir(const struct slot_box *box, const struct plan_step *s, struct err *e)
+static int step_dir(const struct plan_step *s, struct err *e)
 {
-    if (mkdir(s->path, s->mode) < 0 || chmod(s->path, s->mode) < 0 ||
-        lchown(s->path, box->root_id, box->root_id) < 0) {
+    if (mkdir(s->path, s->mode) < 0) {
         return err_set(e, -errno, "make directory '%s'", s->path);
     }
     return 0;
 }
 
-static int step_file(const struct slot_box *box, const struct plan_step *s, struct err *e)
+static int step_file(const struct plan_step *s, struct err *e)
 {
     AUTO_FD int fd = open(s->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, s->mode);
-    if (fd < 0 || fchmod(fd, s->mode) < 0 || fchown(fd, box->root_id, box->root_id) < 0) {
+    if (fd < 0) {
         return err_set(e, -errno, "make file '%s'", s->path);
     }
     int rc = sys_write_full(fd, s->text, strlen(s->text));
     return rc < 0 ? err_set(e, rc, "write '%s'", s->path) : 0;
 }
 
-static int step_link(const struct slot_box *box, const struct plan_step *s, struct err *e)
+static int step_link(const struct plan_step *s, struct err *e)
 {
-    if (symlink(s->text, s->path) < 0 || lchown(s->path, box->root_id, box->root_id) < 0) {
+    if (symlink(s->text, s->path) < 0) {
         return err_set(e, -errno, "link '%s'", s->path);
     }
     return 0;
@@ -292,11 +284,11 @@ static int step_apply(const struct slot_box *box, const struct plan_step *s, str
     case PLAN_TMPFS:
         return step_tmpfs(box, s, e);
     case PLAN_DIR:
-        return step_dir(box, s, e);
+        return step_dir(s, e);
     case PLAN_FILE:
-        return step_file(box, s, e);
+        return step_file(s, e);
     case PLAN_LINK:
-        return step_link(box, s, e);
+        return step_link(s, e);
     case PLAN_OVERLAY:
         return mount_at("overlay", s->path, MS_NOSUID | MS_NODEV, s->text, e);
     case PLAN_MOVE:
@@ -321,13 +313,38 @@ static int step_apply(const struct slot_box *box, const struct plan_step *s, str
     }
 }
 
-int sandbox_mount_apply(const struct slot_box *box, const struct sandbox_plan *plan, struct err *e)
+/* Files are made by the sandbox's root, in a tmpfs that is its own: owner and mode are right at
+ * once, instead of by two more calls for each. Mounts and the rest need the true root. */
+static bool step_makes_file(const struct plan_step *s)
 {
-    for (size_t i = 0; i < plan->len; i++) {
-        int rc = step_apply(box, &plan->steps[i], e);
-        if (rc < 0) {
-            return rc;
-        }
+    return s->op == PLAN_DIR || s->op == PLAN_FILE || s->op == PLAN_LINK;
+}
+
+static int become_maker(uint32_t id, struct err *e)
+{
+    (void)setfsgid(id);
+    (void)setfsuid(id);
+    if ((uint32_t)setfsuid((uid_t)-1) != id || (uint32_t)setfsgid((gid_t)-1) != id) {
+        return err_say(e, -EPERM, "cannot make files as %u", id);
     }
     return 0;
+}
+
+int sandbox_mount_apply(const struct slot_box *box, const struct sandbox_plan *plan, struct err *e)
+{
+    bool making = false;
+    mode_t mask = umask(0);
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < plan->len; i++) {
+        const struct plan_step *s = &plan->steps[i];
+        if (step_makes_file(s) != making) {
+            making = !making;
+            rc = become_maker(making ? box->root_id : 0, e);
+        }
+        if (rc == 0) {
+            rc = step_apply(box, s, e);
+        }
+    }
+    (void)umask(mask);
+    return rc;
 }
