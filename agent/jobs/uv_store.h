@@ -159,8 +159,8 @@ struct job_store_counters {
 };
 void job_store_counters(const struct job_store *s, struct job_store_counters *ret);
 
-/* Is there less free space than min_free_bytes? Looked at by the writer every second, and here while
- * there is. */
+/* Is there less free space than min_free_bytes? Looked at by the writer every second, and here
+ * while there is. */
 bool job_store_is_full(struct job_store *s);
 
 #endif
