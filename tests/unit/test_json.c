@@ -325,11 +325,10 @@ static void writes(void **state)
     json_w_end(&w);
     json_w_end(&w);
     assert_string_equal(
-        buf_cstr(&b),
-        "{\"s\":\"a\\\"b\\\\c\\n\\t\\u0001\\u007f\xef\xbf\xbd ü \xef\xbf\xbd\",\"i\":"
-        "-9223372036854775808,\"u\":18446744073709551615,\"t\":true,\"r\":1.500,"
-        "\"nan\":null,\"big\":1e+300,\"when\":\"2026-11-23T08:36:23.123456Z\","
-        "\"never\":null,\"list\":[null,{\"raw\":1},[]]}");
+        buf_cstr(&b), "{\"s\":\"a\\\"b\\\\c\\n\\t\\u0001\\u007f\xef\xbf\xbd ü \xef\xbf\xbd\",\"i\":"
+                      "-9223372036854775808,\"u\":18446744073709551615,\"t\":true,\"r\":1.500,"
+                      "\"nan\":null,\"big\":1e+300,\"when\":\"2026-11-23T08:36:23.123456Z\","
+                      "\"never\":null,\"list\":[null,{\"raw\":1},[]]}");
 }
 
 static void writes_prettily(void **state)
