@@ -195,7 +195,7 @@ static void w_real(struct buf *out, double v, int decimals)
         for (int digits = 15; digits <= 17; digits++) {
             (void)snprintf(text, sizeof text, "%.*g", digits, v);
             double back = strtod(text, NULL); /* the process never leaves the "C" locale */
-            if (memcmp(&back, &v, sizeof v) == 0) {
+            if (!(back < v) && !(back > v)) {
                 break;
             }
         }

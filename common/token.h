@@ -70,7 +70,7 @@ int token_from_header(struct str value, bool basic, char dst[TOKEN_TEXT_CAP]);
 /* "read,submit". -EINVAL names the unknown one. */
 int token_scopes_parse(struct str text, unsigned *ret, struct err *e);
 /* Appends "read,submit". */
-void token_scopes_write(struct buf *out, unsigned scopes);
+void token_scopes_write(struct buf *out, unsigned set);
 /* 1 to 64 of letters, digits and "._@-", the first one a letter or a digit; no
  * "agt_" in it. */
 bool token_name_ok(struct str name);
