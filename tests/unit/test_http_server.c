@@ -151,7 +151,7 @@ static void on_closed(void *arg)
 
 static void start_with(struct world *w, const struct http_server_options *opt)
 {
-    const struct http_server_handler handler = { on_request, w };
+    const struct http_server_handler handler = { .on_request = on_request, .arg = w };
     struct err e;
     int fd;
     memset(w, 0, sizeof(*w));
@@ -667,7 +667,7 @@ static void test_unix_socket(void **state)
     (void)state;
     struct world w;
     const struct http_server_options opt = { 0 };
-    const struct http_server_handler handler = { on_request, &w };
+    const struct http_server_handler handler = { .on_request = on_request, .arg = &w };
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
     memset(&w, 0, sizeof(w));
     assert_int_equal(uv_loop_init(&w.peer.loop), 0);
