@@ -177,7 +177,7 @@ def test_sighup_says_what_it_took_and_what_needs_a_restart(make_node, image_tar)
     assert "sandbox.uid_base" in said and "restart" in said, said
 
     said = reload(node, conf, "[http]\nmax_body_bytes = many\n")
-    assert "stays as it was" in said and "max_body_bytes" in said and "agent.conf" in said, said
+    assert "stay as they were" in said and "max_body_bytes" in said and "agent.conf" in said, said
     assert node.http("POST", "/v1/jobs/quick/runs", big).status == 413
 
     said = reload(node, conf, "[http]\nmax_body_bytes = 4KiB\n[log]\nlevel = debug\n")
