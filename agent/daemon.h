@@ -15,8 +15,6 @@ struct daemon_options {
     const char *config; /* path, or NULL: the built-in defaults */
     const char *const *overrides;
     size_t overrides_len;
-    int argc; /* main()'s */
-    char **argv;
 };
 
 /* The process's exit status. */

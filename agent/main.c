@@ -19,9 +19,7 @@ static int serve(int argc, char **argv)
     }
     const struct daemon_options options = { .config = asked.config,
                                             .overrides = asked.overrides,
-                                            .overrides_len = asked.overrides_len,
-                                            .argc = argc,
-                                            .argv = argv };
+                                            .overrides_len = asked.overrides_len };
     code = daemon_serve(&options);
     mem_free(asked.overrides);
     return code;
