@@ -70,6 +70,9 @@ void image_reg_op_free(struct image_reg_op *op);
  * unknowns. */
 void image_reg_answer_error(struct http_req *req, const struct image_route *route, int error,
                             bool no_repo, const char *text);
+/* What is nobody's mistake in particular: too large (413), no room (507), or our own fault (500).
+ */
+void image_reg_answer_failure(struct http_req *req, int error, const char *text);
 void image_reg_headers(struct http_req *req);
 /* The decoded query parameter; "" when it is not there. False: malformed, and the request was
  * answered. */

@@ -55,6 +55,23 @@ static const char *unknown_code(enum image_route_kind kind, bool no_repo)
     return kind == IMAGE_ROUTE_MANIFEST && !no_repo ? "MANIFEST_UNKNOWN" : "NAME_UNKNOWN";
 }
 
+void image_reg_answer_failure(struct http_req *req, int error, const char *text)
+{
+    switch (error) {
+    case -E2BIG:
+    case -EFBIG:
+        image_registry_error(req, 413, "SIZE_INVALID", text);
+        break;
+    case -ENOSPC:
+    case -EDQUOT:
+        image_registry_error(req, 507, "DENIED", text);
+        break;
+    default:
+        image_registry_error(req, 500, "UNKNOWN", text);
+        break;
+    }
+}
+
 void image_reg_answer_error(struct http_req *req, const struct image_route *route, int error,
                             bool no_repo, const char *text)
 {
@@ -69,16 +86,8 @@ void image_reg_answer_error(struct http_req *req, const struct image_route *rout
     case -ENOTSUP:
         image_registry_error(req, 400, "MANIFEST_INVALID", text);
         break;
-    case -E2BIG:
-    case -EFBIG:
-        image_registry_error(req, 413, "SIZE_INVALID", text);
-        break;
-    case -ENOSPC:
-    case -EDQUOT:
-        image_registry_error(req, 507, "DENIED", text);
-        break;
     default:
-        image_registry_error(req, 500, "UNKNOWN", text);
+        image_reg_answer_failure(req, error, text);
         break;
     }
 }

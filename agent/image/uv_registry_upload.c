@@ -113,18 +113,11 @@ static void answer_error(struct image_upload *u)
     case -EMSGSIZE:
         image_registry_error(req, 400, "SIZE_INVALID", text);
         break;
-    case -EFBIG:
-        image_registry_error(req, 413, "SIZE_INVALID", text);
-        break;
-    case -ENOSPC:
-    case -EDQUOT:
-        image_registry_error(req, 507, "DENIED", text);
-        break;
     case -ECANCELED:
         image_registry_error(req, 404, "BLOB_UPLOAD_UNKNOWN", text);
         break;
     default:
-        image_registry_error(req, 500, "UNKNOWN", text);
+        image_reg_answer_failure(req, u->status, text);
         break;
     }
 }
