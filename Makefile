@@ -34,7 +34,7 @@ JOBS ?= $(shell nproc)
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wundef -Wvla -Wformat=2 -Wcast-qual -Wpointer-arith -Wwrite-strings \
 	-Wimplicit-fallthrough -Wswitch-enum -Wnull-dereference
-LANGUAGE := -std=c11 -D_GNU_SOURCE -fno-strict-aliasing -fno-common
+LANGUAGE := -std=c11 -D_GNU_SOURCE -fno-strict-aliasing -fno-common -ffp-contract=off
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full \
 	-D_FORTIFY_SOURCE=2 -fPIE
 # Paths of this checkout do not get into the binary: the same commit gives the same bytes anywhere.

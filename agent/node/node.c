@@ -202,9 +202,18 @@ static const char *why_not(const struct route_verdict *v, const struct route_req
         (void)err_say(e, -ENOENT, "no node has %u.%03u processors", req->cpu_milli / 1000,
                       req->cpu_milli % 1000);
         break;
+    case ROUTE_OTHER_ARCH:
+        (void)err_say(e, -ENOENT, "no node has the image's architecture, '%.*s'",
+                      STR_ARG(req->arch));
+        break;
+    case ROUTE_ISA:
+        (void)err_say(e, -ENOENT, "no node has the instructions that the image needs (x86-64-v%u)",
+                      req->isa);
+        break;
     case ROUTE_FIT:
     case ROUTE_BUSY:
     case ROUTE_DRAINING:
+    case ROUTE_REFUSED:
         (void)err_say(e, -ENOENT, "no node takes it");
         break;
     }
