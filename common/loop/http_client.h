@@ -9,7 +9,9 @@
  * nothing more is called. All calls are for the loop's thread.
  *
  * A call on a kept-alive connection that the server closed before a byte of the answer came is
- * sent once more on a new connection when its body can be repeated (none, bytes, or a file).
+ * sent once more on a new connection when its body can be repeated (none, bytes, or a file) and so
+ * can the request: GET, HEAD, OPTIONS, TRACE, PUT, DELETE, or any with an Idempotency-Key. Another
+ * POST may have been heard all the same: its owner is told -ECONNRESET and decides.
  *
  * Redirects are not followed; bodies are handed on as they are (no decompression). What an answer
  * may contain is bounded: its head by HTTP1_HEAD_MAX, its body by `body_max`. Bytes from the
@@ -30,13 +32,14 @@ struct http_client;
 struct http_call;
 struct tls_context; /* common/loop/tls.h: what a TLS client trusts and shows */
 
+/* UINT_MAX as a timeout: none. */
 struct http_client_options {
     unsigned per_host_max; /* connections to one place, default 16 */
     unsigned idle_max;     /* idle connections kept in all, default 256 */
     unsigned waiting_max;  /* calls that wait for a connection, default 4,096; more: -EAGAIN */
     unsigned connect_timeout_ms;  /* name lookup, connect and TLS handshake, default 5,000 */
     unsigned idle_timeout_ms;     /* an idle connection is closed after this, default 30,000 */
-    unsigned response_timeout_ms; /* last byte sent to the answer's head; default 30,000; 0: none */
+    unsigned response_timeout_ms; /* last byte sent to the answer's head; default 30,000 */
     unsigned body_timeout_ms;     /* without progress of a body, default 30,000 */
     const char *user_agent;       /* copied; may be NULL */
 };
