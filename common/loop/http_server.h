@@ -25,6 +25,7 @@
 
 struct http_server;
 struct http_req;
+struct tls_context; /* common/loop/tls.h */
 
 struct http_server_options {
     unsigned connections_max;   /* default 12,000; over it: 503 and close */
@@ -34,6 +35,9 @@ struct http_server_options {
     unsigned write_timeout_ms;  /* without progress of a response, default 30,000 */
     uint64_t discard_max;       /* unread body bytes drained for keep-alive, default 256 KiB */
     const char *server_name;    /* Server: header, may be NULL */
+    /* NULL: plain HTTP, and a TLS hello is closed without a word. Else TLS, and plain HTTP is
+     * answered with a 400 that says so. Referenced; may be reloaded at any time. */
+    struct tls_context *tls;
 };
 
 struct http_server_handler {
@@ -42,6 +46,9 @@ struct http_server_handler {
     void *arg;
     /* A response to it begins: for accounting; the req is only to be looked at. May be NULL. */
     void (*on_answer)(void *arg, const struct http_req *req, int status);
+    /* A TLS handshake failed: -EACCES, a certificate was refused, by either side; else it was no
+     * TLS 1.3. peer as http_req_peer(). For logs; may be NULL. */
+    void (*on_tls_failed)(void *arg, const char *peer, int rc, const char *why);
 };
 
 struct http_server_stats {
@@ -52,8 +59,7 @@ struct http_server_stats {
 };
 
 /* Takes over the listening socket `fd` (non-blocking TCP or unix), in case of failure too. 0,
- * -ENOMEM, or libuv's error. A connection whose first byte begins a TLS hello is closed without a
- * word. */
+ * -ENOMEM, or libuv's error. The first byte of a connection tells TLS from plain HTTP. */
 int http_server_start(uv_loop_t *loop, int fd, const struct http_server_options *opt,
                       const struct http_server_handler *handler, struct http_server **ret,
                       struct err *e);
@@ -69,6 +75,11 @@ const struct http1_head *http_req_head(const struct http_req *req);
 const char *http_req_peer(const struct http_req *req);
 /* Is the peer on loopback? */
 bool http_req_is_loopback(const struct http_req *req);
+bool http_req_is_tls(const struct http_req *req);
+/* The first DNS name in the peer's certificate, verified against the context's authorities and
+ * still good by its present revocation lists and the clock; "" when there is none. Valid until the
+ * next call for the same connection. */
+const char *http_req_tls_name(const struct http_req *req);
 /* A short id for logs and problem documents, unique in the process's life (hex). */
 const char *http_req_id(const struct http_req *req);
 /* Who asks, once that is known: kept with the request, cut at HTTP_USER_CAP - 1 bytes. "" before.

@@ -13,6 +13,7 @@
 
 #include "common/list.h"
 #include "common/loop/http_server.h"
+#include "common/loop/tls.h"
 
 enum {
     HTTP_READ_BUF = 64 * 1024,
@@ -24,8 +25,9 @@ enum {
     HTTP_LINGER_MS = 2000,
     HTTP_LINGER_BYTES = 8 * 1024 * 1024,
     HTTP_HALF_CLOSED_MS = 5000,
-    HTTP_REFUSED_MAX = 64, /* connections over the limit that get a written 503 at a time */
-    HTTP_TLS_HELLO = 0x16,
+    HTTP_REFUSED_MAX = 64,      /* connections over the limit that get a written 503 at a time */
+    HTTP_TLS_SLICE = 64 * 1024, /* plain bytes that are enciphered at a time */
+    HTTP_TLS_STAGE = 16 * 1024, /* a record: what is smaller goes into one */
 };
 
 /* Every connection waits in exactly one of these; all waits of one kind last equally long, so each
@@ -59,10 +61,11 @@ struct http_conn {
     struct list wait_link;
     struct list kick_link; /* in server->kicked */
     uint64_t deadline_ms;
-    struct http_req *req; /* NULL between requests */
-    struct http1 *parser; /* NULL while idle */
-    char *pending;        /* bytes that were read and wait; NULL when none */
-    uint32_t pending_at;  /* what is used up of it */
+    struct http_req *req;    /* NULL between requests */
+    struct http1 *parser;    /* NULL while idle */
+    struct tls_session *tls; /* NULL: plain */
+    char *pending;           /* bytes that were read and wait; NULL when none */
+    uint32_t pending_at;     /* what is used up of it */
     uint32_t pending_len;
     uint32_t linger_bytes; /* dropped so far */
     uint64_t out_total;    /* bytes given to libuv */
@@ -152,6 +155,8 @@ struct http_server {
     struct buf out; /* a response head is put together here */
     void (*on_closed)(void *arg);
     void *closed_arg;
+    char *plain;              /* with TLS: a read, deciphered */
+    struct buf cipher;        /* ... what is to be sent, enciphered */
     char rbuf[HTTP_READ_BUF]; /* one read at a time: bytes are used or copied in the callback */
 };
 
@@ -166,6 +171,8 @@ void http_conn_start(struct http_conn *c);
 void http_conn_pump(struct http_conn *c);
 /* Makes the pump run soon, unless it runs now. */
 void http_conn_kick(struct http_conn *c);
+/* Puts plain bytes, enciphered, behind out. False: the connection was broken. */
+bool http_conn_encipher(struct http_conn *c, const uv_buf_t *iov, unsigned n, struct buf *out);
 /* Closes at once; a request that is open ends with on_done(aborted). */
 void http_conn_break(struct http_conn *c);
 /* No more requests: sends what is queued, then FIN, and drops what comes for a while. */
@@ -181,6 +188,8 @@ struct http_req *http_req_new(struct http_conn *c);
 /* on_done, then the request is gone. */
 void http_req_finish(struct http_req *req, bool aborted);
 struct http_req *http_req_discard(struct http_req *req); /* frees a pooled one; NULL */
+/* Writes "127.0.0.1:40312" (or "unix") into dst[64]. */
+void http_conn_peer(struct http_conn *c, char dst[64]);
 /* One step of the body: feeds p[n], returns what it used; *ret_stop when it cannot go on. */
 size_t http_req_feed(struct http_req *req, const char *p, size_t n, bool *ret_stop);
 

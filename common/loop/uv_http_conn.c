@@ -1,6 +1,9 @@
 /*
  * A connection's pump: bytes in, events to the handler, deadlines.
  *
+ * With TLS bytes are deciphered on their way in, all that a read brought; from there on nothing
+ * differs.
+ *
  *   idle ──bytes──> head ──complete──> request ──answered, body over──> idle
  *                     │ error             │ answered, body unread: drop up to discard_max
  *                     v                   v too much of it, error, Connection: close
@@ -39,7 +42,7 @@ static void write_done(uv_write_t *w, int status)
     }
 }
 
-void http_conn_write(struct http_conn *c, const uv_buf_t *iov, unsigned n)
+static void conn_write_raw(struct http_conn *c, const uv_buf_t *iov, unsigned n)
 {
     size_t total = 0;
     for (unsigned i = 0; i < n; i++) {
@@ -87,6 +90,78 @@ void http_conn_write(struct http_conn *c, const uv_buf_t *iov, unsigned n)
     http_conn_kick(c); /* so that the deadline of the write is set */
 }
 
+/* Sends what TLS has made. */
+static void conn_flush_cipher(struct http_conn *c)
+{
+    struct buf *b = &c->server->cipher;
+    if (b->len > 0 && buf_error(b) == 0) {
+        uv_buf_t iov = { .base = b->data, .len = b->len };
+        conn_write_raw(c, &iov, 1);
+    }
+    buf_reset(b);
+}
+
+bool http_conn_encipher(struct http_conn *c, const uv_buf_t *iov, unsigned n, struct buf *out)
+{
+    char stage[HTTP_TLS_STAGE];
+    size_t total = 0;
+    int rc = 0;
+    for (unsigned i = 0; i < n; i++) {
+        total += iov[i].len;
+    }
+    if (n > 1 && total <= sizeof(stage)) {
+        size_t at = 0;
+        for (unsigned i = 0; i < n; i++) {
+            memcpy(stage + at, iov[i].base, iov[i].len);
+            at += iov[i].len;
+        }
+        rc = tls_session_write(c->tls, stage, total, out, NULL);
+    } else {
+        for (unsigned i = 0; i < n && rc == 0; i++) {
+            rc = tls_session_write(c->tls, iov[i].base, iov[i].len, out, NULL);
+        }
+    }
+    if (rc != 0) {
+        http_conn_break(c);
+    }
+    return rc == 0;
+}
+
+static void conn_write_tls(struct http_conn *c, const uv_buf_t *iov, unsigned n)
+{
+    size_t total = 0;
+    for (unsigned i = 0; i < n; i++) {
+        total += iov[i].len;
+    }
+    if (total <= HTTP_TLS_STAGE) {
+        if (http_conn_encipher(c, iov, n, &c->server->cipher)) {
+            conn_flush_cipher(c);
+        }
+        buf_reset(&c->server->cipher);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        for (size_t at = 0; at < iov[i].len && !c->closing; at += HTTP_TLS_SLICE) {
+            size_t left = iov[i].len - at;
+            uv_buf_t slice = { .base = iov[i].base + at,
+                               .len = left < HTTP_TLS_SLICE ? left : HTTP_TLS_SLICE };
+            if (http_conn_encipher(c, &slice, 1, &c->server->cipher)) {
+                conn_flush_cipher(c);
+            }
+            buf_reset(&c->server->cipher);
+        }
+    }
+}
+
+void http_conn_write(struct http_conn *c, const uv_buf_t *iov, unsigned n)
+{
+    if (c->tls == NULL) {
+        conn_write_raw(c, iov, n);
+    } else if (!c->closing && tls_session_ready(c->tls)) {
+        conn_write_tls(c, iov, n);
+    }
+}
+
 /* -- the end of a connection -- */
 
 static void parser_put(struct http_conn *c)
@@ -112,6 +187,7 @@ static void conn_closed(uv_handle_t *h)
     }
     parser_put(c);
     c->pending = mem_free(c->pending);
+    c->tls = tls_session_free(c->tls);
     http_server_conn_closed(c);
 }
 
@@ -165,6 +241,13 @@ void http_conn_linger(struct http_conn *c)
     if (c->closing || c->linger) {
         return;
     }
+    if (c->tls != NULL) {
+        tls_session_end(c->tls, &c->server->cipher);
+        conn_flush_cipher(c);
+    }
+    if (c->closing) {
+        return;
+    }
     c->linger = true;
     c->pending = mem_free(c->pending);
     uv_shutdown_t *req = mem_alloc(sizeof(*req));
@@ -189,12 +272,6 @@ static bool conn_head(struct http_conn *c, const char *p, size_t n, size_t *ret_
     if (n == 0) {
         return false;
     }
-    if (!c->greeted && (unsigned char)p[0] == HTTP_TLS_HELLO) {
-        /* A client that tries HTTPS first would wait for an answer to its hello. */
-        http_conn_break(c);
-        return false;
-    }
-    c->greeted = true;
     if (c->parser == NULL && s->parser_pool_len > 0) {
         c->parser = s->parser_pool[--s->parser_pool_len];
     } else if (c->parser == NULL && http1_new(HTTP1_REQUEST, &c->parser) != 0) {
@@ -284,7 +361,9 @@ static void conn_wait_update(struct http_conn *c, bool progress)
     if (http_conn_queued(c) > 0) {
         w = HTTP_WAIT_WRITE;
     } else if (req == NULL) {
-        w = c->parser != NULL && http1_in_head(c->parser) ? HTTP_WAIT_HEAD : HTTP_WAIT_IDLE;
+        bool begun = (c->parser != NULL && http1_in_head(c->parser)) ||
+                     (c->tls != NULL && !tls_session_ready(c->tls));
+        w = begun ? HTTP_WAIT_HEAD : HTTP_WAIT_IDLE;
     } else if (c->peer_eof) {
         w = HTTP_WAIT_HALF;
     } else if (req->body != HTTP_BODY_DONE &&
@@ -369,6 +448,65 @@ static void conn_eof(struct http_conn *c, ssize_t status)
     http_conn_pump(c);
 }
 
+/* -- TLS -- */
+
+/* The first byte of the connection. False: it is over. */
+static bool conn_greet(struct http_conn *c, char first)
+{
+    struct http_server *s = c->server;
+    bool hello = (unsigned char)first == TLS_HELLO;
+    c->greeted = true;
+    if (hello && (s->opt.tls == NULL || tls_session_server(s->opt.tls, &c->tls, NULL) != 0)) {
+        /* A client that tries HTTPS first would wait for an answer to its hello. */
+        http_conn_break(c);
+    } else if (hello) {
+        http_conn_wait(c, HTTP_WAIT_HEAD);
+    } else if (s->opt.tls != NULL) {
+        s->stats.bad_requests_total++;
+        http_res_problem(c, 400, "plain HTTP came to a port that speaks TLS: use https://");
+    }
+    return !c->closing && !c->linger;
+}
+
+static void conn_tls_failed(struct http_conn *c, int rc, const struct err *e)
+{
+    struct http_server *s = c->server;
+    char peer[64];
+    if (s->handler.on_tls_failed != NULL) {
+        http_conn_peer(c, peer);
+        s->handler.on_tls_failed(s->handler.arg, peer, rc, err_text(e));
+    }
+    if (c->req != NULL) {
+        http_conn_break(c);
+    } else {
+        http_conn_linger(c); /* so that the alert gets there */
+    }
+}
+
+static void conn_read_tls(struct http_conn *c, const char *p, size_t n)
+{
+    struct http_server *s = c->server;
+    struct err e = { .code = 0 };
+    size_t plain = 0;
+    int rc = tls_session_feed(c->tls, p, n, s->plain, HTTP_READ_BUF + TLS_RECORD_MAX, &plain,
+                              &s->cipher, &e);
+    conn_flush_cipher(c);
+    if (c->closing) {
+        return;
+    }
+    if (tls_session_closed(c->tls)) {
+        c->peer_eof = true;
+    }
+    if (plain > 0 || c->peer_eof) {
+        conn_run(c, s->plain, plain);
+    } else if (tls_session_ready(c->tls) && c->req == NULL && c->parser == NULL) {
+        http_conn_wait(c, HTTP_WAIT_IDLE);
+    }
+    if (rc != 0 && !c->closing && !c->linger) {
+        conn_tls_failed(c, rc, &e);
+    }
+}
+
 static void conn_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     struct http_conn *c = stream->data;
@@ -384,7 +522,12 @@ static void conn_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         }
         return;
     }
-    if (n > 0) {
+    if (n == 0 || (!c->greeted && !conn_greet(c, buf->base[0]))) {
+        return;
+    }
+    if (c->tls != NULL) {
+        conn_read_tls(c, buf->base, (size_t)n);
+    } else {
         conn_run(c, buf->base, (size_t)n);
     }
 }
@@ -406,7 +549,7 @@ void http_conn_timeout(struct http_conn *c)
     if (w == HTTP_WAIT_WRITE && out != c->out_seen) {
         c->out_seen = out;
         http_conn_wait(c, HTTP_WAIT_WRITE);
-    } else if (w == HTTP_WAIT_HEAD) {
+    } else if (w == HTTP_WAIT_HEAD && (c->tls == NULL || tls_session_ready(c->tls))) {
         http_res_problem(c, 408, "the request's head did not come in time");
     } else if (w == HTTP_WAIT_BODY && !c->req->started) {
         http_res_problem(c, 408, "the request's body did not come in time");

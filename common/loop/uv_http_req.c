@@ -91,11 +91,11 @@ const struct http1_head *http_req_head(const struct http_req *req)
     return req->head;
 }
 
-static int peer_name(const struct http_req *req, struct sockaddr_storage *ret)
+static int peer_name(const struct http_conn *c, struct sockaddr_storage *ret)
 {
     int n = sizeof(*ret);
     memset(ret, 0, sizeof(*ret));
-    return uv_tcp_getpeername(&req->conn->uv.tcp, (struct sockaddr *)ret, &n);
+    return uv_tcp_getpeername(&c->uv.tcp, (struct sockaddr *)ret, &n);
 }
 
 /* The address of a v4 client on a v6 socket is written (and judged) as v4. */
@@ -113,31 +113,44 @@ static bool peer_v4(const struct sockaddr_storage *sa, struct in_addr *ret)
     return false;
 }
 
-const char *http_req_peer(const struct http_req *creq)
+void http_conn_peer(struct http_conn *c, char dst[64])
 {
-    /* The text is made when somebody asks: most requests are never logged. */
-    struct http_req *req = creq->conn->req == creq ? creq->conn->req : NULL;
     struct sockaddr_storage sa;
     struct in_addr four;
     char host[INET6_ADDRSTRLEN] = "";
-    if (creq->peer[0] != '\0' || req == NULL) {
-        return creq->peer;
-    }
-    if (req->conn->server->is_pipe || peer_name(req, &sa) != 0) {
-        (void)snprintf(req->peer, sizeof(req->peer), "%s",
-                       req->conn->server->is_pipe ? "unix" : "unknown");
-        return req->peer;
+    if (c->server->is_pipe || peer_name(c, &sa) != 0) {
+        (void)snprintf(dst, 64, "%s", c->server->is_pipe ? "unix" : "unknown");
+        return;
     }
     unsigned port = ntohs(((const struct sockaddr_in *)&sa)->sin_port);
     if (peer_v4(&sa, &four)) {
         (void)uv_inet_ntop(AF_INET, &four, host, sizeof(host));
-        (void)snprintf(req->peer, sizeof(req->peer), "%s:%u", host, port);
+        (void)snprintf(dst, 64, "%s:%u", host, port);
     } else {
         const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)&sa;
         (void)uv_inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof(host));
-        (void)snprintf(req->peer, sizeof(req->peer), "[%s]:%u", host, port);
+        (void)snprintf(dst, 64, "[%s]:%u", host, port);
     }
-    return req->peer;
+}
+
+const char *http_req_peer(const struct http_req *creq)
+{
+    /* The text is made when somebody asks: most requests are never logged. */
+    struct http_req *req = creq->conn->req == creq ? creq->conn->req : NULL;
+    if (creq->peer[0] == '\0' && req != NULL) {
+        http_conn_peer(req->conn, req->peer);
+    }
+    return creq->peer;
+}
+
+bool http_req_is_tls(const struct http_req *req)
+{
+    return req->conn->tls != NULL;
+}
+
+const char *http_req_tls_name(const struct http_req *req)
+{
+    return req->conn->tls != NULL ? tls_session_peer(req->conn->tls) : "";
 }
 
 bool http_req_is_loopback(const struct http_req *req)
@@ -147,7 +160,7 @@ bool http_req_is_loopback(const struct http_req *req)
     if (req->conn->server->is_pipe) {
         return true;
     }
-    if (peer_name(req, &sa) != 0) {
+    if (peer_name(req->conn, &sa) != 0) {
         return false;
     }
     if (peer_v4(&sa, &four)) {

@@ -24,7 +24,8 @@ struct http_file {
         uv_write_t write;
         struct http_file *file;
         char *data;
-        size_t len; /* 0: free */
+        struct buf cipher; /* with TLS: what is sent of it */
+        size_t len;        /* 0: free */
     } bufs[2];
 };
 
@@ -305,6 +306,7 @@ static void file_free(struct http_file *f)
     fd_drop(f->server->loop, f->fd);
     for (int i = 0; i < 2; i++) {
         mem_free(f->bufs[i].data);
+        buf_release(&f->bufs[i].cipher);
     }
     mem_free(f);
 }
@@ -354,11 +356,21 @@ static void file_write(struct http_file *f, struct http_file_buf *b)
 {
     struct http_conn *c = f->req->conn;
     uv_buf_t iov[2] = { iov_of(f->head.p, f->head.n), iov_of(b->data, b->len) };
-    bool first = f->head.p != NULL;
+    uv_buf_t *from = f->head.p != NULL ? iov : iov + 1;
+    unsigned n = f->head.p != NULL ? 2 : 1;
     size_t total = f->head.n + b->len;
     b->file = f;
-    if (uv_write(&b->write, &c->uv.stream, first ? iov : iov + 1, first ? 2 : 1, file_written) !=
-        0) {
+    if (c->tls != NULL) {
+        buf_reset(&b->cipher);
+        if (!http_conn_encipher(c, from, n, &b->cipher)) {
+            return;
+        }
+        iov[0] = iov_of(b->cipher.data, b->cipher.len);
+        from = iov;
+        n = 1;
+        total = b->cipher.len;
+    }
+    if (uv_write(&b->write, &c->uv.stream, from, n, file_written) != 0) {
         http_conn_break(c);
         return;
     }
@@ -447,6 +459,8 @@ void http_res_send_file(struct http_req *req, int status, const char *type, int 
     f->req = req;
     f->server = s;
     f->fd = fd;
+    buf_init(&f->bufs[0].cipher, (size_t)2 * HTTP_FILE_BUF);
+    buf_init(&f->bufs[1].cipher, (size_t)2 * HTTP_FILE_BUF);
     f->offset = offset;
     f->left = length;
     req->file = f;

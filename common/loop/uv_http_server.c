@@ -214,6 +214,9 @@ static void server_free(struct http_server *s)
         (void)http1_free(s->parser_pool[i]);
     }
     buf_release(&s->out);
+    buf_release(&s->cipher);
+    mem_free(s->plain);
+    (void)tls_context_unref(s->opt.tls);
     mem_free(s->spare);
     mem_free(s);
 }
@@ -287,19 +290,24 @@ int http_server_start(uv_loop_t *loop, int fd, const struct http_server_options 
 {
     struct http_server *s = mem_zalloc(sizeof(*s));
     struct http_conn *spare = mem_zalloc(sizeof(*spare));
-    if (s == NULL || spare == NULL) {
+    char *plain = opt->tls != NULL ? mem_alloc(HTTP_READ_BUF + TLS_RECORD_MAX) : NULL;
+    if (s == NULL || spare == NULL || (opt->tls != NULL && plain == NULL)) {
         uv_fs_t req;
         (void)uv_fs_close(loop, &req, fd, NULL);
         uv_fs_req_cleanup(&req);
         mem_free(s);
         mem_free(spare);
+        mem_free(plain);
         return err_set(e, -ENOMEM, "start HTTP server");
     }
     s->loop = loop;
     s->spare = spare;
+    s->plain = plain;
     s->handler = *handler;
     options_fill(s, opt);
+    (void)tls_context_ref(s->opt.tls);
     buf_init(&s->out, HTTP_RES_HEADERS_MAX + 2048);
+    buf_init(&s->cipher, (size_t)4 * HTTP_TLS_SLICE);
     list_init(&s->kicked);
     list_init(&s->req_pool);
     for (int w = 0; w < HTTP_WAITS; w++) {

@@ -1,5 +1,7 @@
 #include "tests/lib/calls.h"
 
+#include "common/loop/tls.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -65,6 +67,9 @@ static void on_request(void *arg, struct http_req *req)
     } else if (str_eqs(path, "/agent")) {
         struct str agent = http1_header(http_req_head(req), "User-Agent");
         http_res_send(req, 200, "text/plain", agent.p, agent.n);
+    } else if (str_eqs(path, "/name")) {
+        http_res_send(req, 200, "text/plain", http_req_tls_name(req),
+                      strlen(http_req_tls_name(req)));
     } else if (str_eqs(path, "/echo")) {
         http_req_read_all(req, 1 << 24, on_body, w);
     } else if (str_eqs(path, "/count")) {
@@ -90,21 +95,45 @@ void calls_set_true(void *arg)
     *b = true;
 }
 
-void calls_start(struct calls *w, const struct http_client_options *opt, bool serve)
+static void on_tls_failed(void *arg, const char *peer, int rc, const char *why)
 {
-    const struct http_server_handler handler = { .on_request = on_request, .arg = w };
-    const struct http_server_options none = { .server_name = NULL };
+    struct calls *w = arg;
+    assert_non_null(strstr(peer, "127.0.0.1:"));
+    assert_true(why[0] != '\0');
+    w->tls_failed++;
+    w->tls_failed_rc = rc;
+}
+
+static void start(struct calls *w, const struct http_client_options *opt, bool serve,
+                  struct tls_context *tls)
+{
+    const struct http_server_handler handler = { .on_request = on_request,
+                                                 .arg = w,
+                                                 .on_tls_failed = on_tls_failed };
+    const struct http_server_options options = { .tls = tls };
     struct err e;
     memset(w, 0, sizeof(*w));
     peer_init(&w->peer, &w->listener);
     if (serve) {
         assert_int_equal(
-            http_server_start(&w->peer.loop, w->listener, &none, &handler, &w->server, &e), 0);
+            http_server_start(&w->peer.loop, w->listener, &options, &handler, &w->server, &e), 0);
     } else {
         assert_int_equal(listen(w->listener, 64), 0);
     }
     assert_int_equal(loop_init(&w->loop, &w->peer.loop), 0);
     assert_int_equal(http_client_start(&w->loop, opt, &w->client, &e), 0);
+}
+
+void calls_start(struct calls *w, const struct http_client_options *opt, bool serve)
+{
+    start(w, opt, serve, NULL);
+}
+
+void calls_start_tls(struct calls *w, struct tls_context *server, struct tls_context *client)
+{
+    start(w, NULL, true, server);
+    w->server_tls = server;
+    w->tls = client;
 }
 
 void calls_stop(struct calls *w)
@@ -122,6 +151,8 @@ void calls_stop(struct calls *w)
     }
     loop_close(&w->loop);
     peer_release(&w->peer);
+    (void)tls_context_unref(w->server_tls);
+    (void)tls_context_unref(w->tls);
 }
 
 /* -- shots -- */

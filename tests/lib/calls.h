@@ -25,6 +25,9 @@ struct calls {
     bool server_closed, client_closed;
     bool in_call; /* a callback that comes now comes from inside a call */
     uint64_t server_bytes;
+    unsigned tls_failed; /* handshakes that the server saw fail */
+    int tls_failed_rc;
+    struct tls_context *server_tls;
     struct tls_context *tls; /* for the shots; NULL: plain */
     const char *tls_name;
 };
@@ -47,6 +50,8 @@ struct shot {
 /* serve: with our own server. It answers GET /hello, /agent, /stream, /none, /hold and takes
  * /echo and /count. */
 void calls_start(struct calls *w, const struct http_client_options *opt, bool serve);
+/* With our own server speaking TLS; the shots use `client`. Both references are taken over. */
+void calls_start_tls(struct calls *w, struct tls_context *server, struct tls_context *client);
 void calls_stop(struct calls *w);
 
 /* A call that fills s; NULL: no memory. */
