@@ -216,7 +216,7 @@ static bool begin(struct work *w, const char *cn, unsigned days)
 
 int sys_cert_ca(const char *name, unsigned days, struct buf *cert, struct buf *key, struct err *e)
 {
-    AUTO_WORK struct work w = { NULL };
+    AUTO_WORK struct work w = { .ca = NULL };
     if (!name_ok(name)) {
         return err_say(e, -EINVAL, "'%s' is no name for an authority", name);
     }
@@ -258,7 +258,7 @@ static int request_check(const struct sys_cert_request *r, struct err *e)
 int sys_cert_issue(struct str ca_cert, struct str ca_key, const struct sys_cert_request *r,
                    struct buf *cert, struct buf *key, struct err *e)
 {
-    AUTO_WORK struct work w = { NULL };
+    AUTO_WORK struct work w = { .ca = NULL };
     int rc = request_check(r, e);
     rc = rc == 0 ? ca_of(&w, ca_cert, ca_key, e) : rc;
     if (rc != 0) {
@@ -302,7 +302,7 @@ static bool add_revoked(X509_CRL *crl, const struct sys_cert_revoked *r)
 int sys_cert_crl(struct str ca_cert, struct str ca_key, const struct sys_cert_revoked *list,
                  size_t len, struct buf *crl, struct err *e)
 {
-    AUTO_WORK struct work w = { NULL };
+    AUTO_WORK struct work w = { .ca = NULL };
     int rc = ca_of(&w, ca_cert, ca_key, e);
     if (rc != 0) {
         return rc;
