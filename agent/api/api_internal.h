@@ -115,6 +115,23 @@ void api_auth_go(struct api_call *c);
 /* on_answer of the server: a line for every change and, not too many, for refusals. */
 void api_audit(void *arg, const struct http_req *req, int status);
 
+/* -- uv_api_peer.c: what nodes ask of each other -- */
+
+bool api_is_peer(const struct api_call *c);
+void api_peer(struct api_call *c);
+/* The node that asks, as it is authenticated; false: it is none. */
+bool api_peer_name(const struct api_call *c, struct str *ret);
+
+/* -- uv_api_proxy.c: what another node answers -- */
+
+/* It comes from a node that passed it on: answered here or not at all. */
+bool api_is_hop(const struct api_call *c);
+/* The whole request goes to that node, its answer to the client. */
+void api_proxy(struct api_call *c, const char *node);
+/* The same, when the path's run was accepted by another node; when its node is another one. */
+bool api_proxy_run(struct api_call *c);
+bool api_proxy_node(struct api_call *c);
+
 /* -- operations, by enum api_op -- */
 
 typedef void api_op_fn(struct api_call *c);

@@ -277,7 +277,9 @@ void api_call_go(struct api_call *c)
 static void call_dispatch(struct api_call *c, enum api_found found, const struct api_match *m)
 {
     if (found == API_FOUND) {
-        api_auth_go(c);
+        if (!api_proxy_run(c)) {
+            api_auth_go(c);
+        }
     } else if (found == API_NO_METHOD) {
         http_res_header(c->req, "Allow", m->allow);
         if (str_eqs(c->head->method, "OPTIONS")) {
@@ -301,6 +303,10 @@ static void on_request(void *arg, struct http_req *req)
     if (c == NULL) {
         http_res_header(req, "Retry-After", "1");
         http_res_send(req, 503, NULL, NULL, 0);
+        return;
+    }
+    if (api_is_peer(c)) {
+        api_peer(c);
         return;
     }
     enum api_found found = api_route_find(c->head->method, c->head->path, &m);

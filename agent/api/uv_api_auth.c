@@ -252,6 +252,8 @@ void api_audit(void *arg, const struct http_req *req, int status)
                  str_eqs(head->method, "OPTIONS");
     bool blob = str_starts(head->path, "/v2/") && !str_eqs(head->method, "DELETE") &&
                 memmem(head->path.p, head->path.n, "/manifests/", 11) == NULL;
+    /* What nodes say to each other about a run belongs to that run's own lines. */
+    bool peer = str_starts(head->path, "/v1/peer/") && status != 403;
     bool refused = a->tokens != NULL && (status == 401 || status == 403);
     struct str path = str_slice(head->path, 0, 300);
     unsigned dropped = 0;
@@ -264,7 +266,7 @@ void api_audit(void *arg, const struct http_req *req, int status)
     }
     /* Pieces of an image show nowhere before its manifest comes; on a node without tokens runs are
      * not worth a line each. */
-    if (reads || blob || (a->tokens == NULL && is_submit(head->method, head->path))) {
+    if (reads || blob || peer || (a->tokens == NULL && is_submit(head->method, head->path))) {
         return;
     }
     log_info("audit: '%s' from %s: %.*s %.*s: %d", user[0] != '\0' ? user : "anyone",

@@ -150,7 +150,7 @@ static bool param_is_self(struct api_call *c)
 
 void api_node_get(struct api_call *c)
 {
-    if (param_is_self(c)) {
+    if (!api_proxy_node(c) && param_is_self(c)) {
         self_send(c);
     }
 }
@@ -187,7 +187,7 @@ static void drain_body(void *arg, struct http_req *req, int status, struct str b
 
 void api_node_drain(struct api_call *c)
 {
-    if (param_is_self(c)) {
+    if (!api_proxy_node(c) && param_is_self(c)) {
         api_read_json(c, drain_body);
     }
 }

@@ -6,12 +6,16 @@
  *        |                             ^                                             |
  *        └──── the next attempt ───────┴───────── 60 ms later, while it follows <────┘
  *
+ * An attempt that a peer has is asked of that peer, and comes through; when it is over its files
+ * are here.
+ *
  * File reads happen on pool threads. The state is its own object: it outlives the request while a
  * read is under way.
  */
 #include <errno.h>
 
 #include "agent/api/api_internal.h"
+#include "common/loop/http_client.h"
 #include "common/mem.h"
 #include "common/sys/sys.h"
 
@@ -33,6 +37,11 @@ struct follow {
     bool raw; /* /output: bytes and ranges; else text */
     bool both;
     bool run_ended;
+    struct http_call *up; /* the peer's answer, while it comes */
+    bool handed;          /* something of it was passed on */
+    bool waits;           /* the peer has said all: for the attempt's end */
+    bool opens;           /* waits for the attempt to have files */
+    bool guest;           /* the run's owner asks, for a run that is here as a guest */
     enum sandbox_stream stream;
     int64_t since_us;
     uint64_t tail; /* lines; UINT64_MAX: all */
@@ -60,6 +69,7 @@ static void follow_gone(struct api_call *c)
 {
     struct follow *f = c->state;
     f->call = NULL;
+    f->up = http_call_cancel(f->up);
     if (!f->work.busy) {
         follow_free(f);
     }
@@ -140,7 +150,7 @@ static int tail_find(struct follow *f)
 
 static int source_open(struct follow *f)
 {
-    int rc = sandbox_output_open(node_runs_dirfd(f->api->node), f->id, f->attempt, &f->out, NULL);
+    int rc = node_output_open(f->api->node, f->id, f->attempt, &f->out, NULL);
     if (rc != 0) {
         return rc;
     }
@@ -214,7 +224,15 @@ static void follow_work(struct follow *f, loop_work_fn *work, loop_work_done_fn 
 
 static void poll_open(struct api_call *c)
 {
-    follow_work(c->state, work_open, opened);
+    struct follow *f = c->state;
+    f->opens = false;
+    follow_work(f, work_open, opened);
+}
+
+static void open_later(struct follow *f)
+{
+    f->opens = true;
+    (void)api_due_set(f->call, WAIT_MS, poll_open);
 }
 
 static void poll_read(struct api_call *c)
@@ -231,7 +249,9 @@ static void follow_drained(void *arg, struct http_req *req)
 {
     struct follow *f = arg;
     (void)req;
-    if (!f->work.busy) {
+    if (f->up != NULL) {
+        http_call_resume(f->up);
+    } else if (!f->work.busy && !f->waits) {
         follow_work(f, work_read, was_read);
     }
 }
@@ -279,6 +299,110 @@ static void follow_next(struct follow *f)
     } else {
         (void)api_due_set(f->call, WAIT_MS, poll_read);
     }
+}
+
+/* -- from a peer -- */
+
+/* The peer has said all that it has: the run's end or its next attempt comes soon. */
+static void poll_end(struct api_call *c)
+{
+    struct follow *f = c->state;
+    if (f->run_ended || f->latest > f->attempt) {
+        f->waits = false;
+        f->handed = false;
+        follow_next(f);
+    } else {
+        (void)api_due_set(c, WAIT_MS, poll_end);
+    }
+}
+
+static void peer_head(void *arg, struct http_call *up, const struct http1_head *head)
+{
+    struct follow *f = arg;
+    (void)up;
+    if (head->status == 200) {
+        follow_begin(f);
+    }
+}
+
+static void peer_data(void *arg, struct http_call *up, struct str data)
+{
+    struct follow *f = arg;
+    if (!http_res_started(f->call->req)) {
+        return; /* the words of a refusal */
+    }
+    f->handed = true;
+    if (!http_res_write(f->call->req, data.p, data.n)) {
+        http_call_pause(up);
+    }
+}
+
+static void peer_done(void *arg, struct http_call *up, int rc, int status, const char *why)
+{
+    struct follow *f = arg;
+    (void)up;
+    f->up = NULL;
+    bool whole = rc == 0 && status == 200;
+    if (whole && (!f->follow || f->attempt_given)) {
+        follow_end(f);
+    } else if (whole || f->handed) {
+        f->waits = true;
+        poll_end(f->call);
+    } else if (f->follow || status == 404) {
+        /* Not there yet, or just over: then its files are here. */
+        follow_begin(f);
+        open_later(f);
+    } else if (http_res_started(f->call->req)) {
+        http_res_abort(f->call->req);
+    } else {
+        f->call->on_stop = NULL;
+        api_fail(f->call, 502, "node_unreachable", "the node that runs it: %s",
+                 why != NULL ? why : err_name(rc));
+    }
+}
+
+/* True: a peer has this attempt, and is asked. */
+static bool peer_ask(struct follow *f)
+{
+    static const char *const streams[] = { [SANDBOX_STDOUT] = "stdout",
+                                           [SANDBOX_STDERR] = "stderr" };
+    const struct http_call_events events = {
+        .on_head = peer_head, .on_data = peer_data, .on_done = peer_done, .arg = f
+    };
+    struct api_call *c = f->call;
+    char peer[NODE_NAME_CAP];
+    char id[ULID_TEXT_CAP];
+    char since[TIME_TEXT_CAP];
+    struct http_target to;
+    AUTO_BUF struct buf target = BUF_INIT(1024);
+    if (f->guest || !node_run_is_elsewhere(c->api->node, f->id, f->attempt, peer) ||
+        !node_target(c->api->node, str_of(peer), &to)) {
+        return false;
+    }
+    ulid_format(f->id, id);
+    (void)buf_addf(&target, "/v1/runs/%s/%s?attempt=%u", id, f->raw ? "output" : "logs",
+                   f->attempt);
+    if (f->follow) {
+        (void)buf_adds(&target, "&follow=1");
+    }
+    if (!f->raw) {
+        (void)buf_addf(&target, "&stream=%s", f->both ? "both" : streams[f->stream]);
+        if (f->since_us != 0) {
+            (void)buf_addf(&target, "&since=%s", time_format(f->since_us, since));
+        }
+        if (f->tail != UINT64_MAX) {
+            (void)buf_addf(&target, "&tail=%llu", (unsigned long long)f->tail);
+        }
+    }
+    f->up = http_call_new(node_http(c->api->node), &to, "GET", buf_cstr(&target), UINT64_MAX,
+                          &events);
+    if (f->up == NULL) {
+        return false;
+    }
+    node_identify(c->api->node, f->up);
+    http_call_header(f->up, "Agent-Hop", "guest");
+    http_call_send(f->up);
+    return true;
 }
 
 /* The file itself: known length, ranges, nothing in memory. */
@@ -329,9 +453,14 @@ static void opened(struct loop_work *w, int status)
         return;
     }
     bool more = f->follow && !f->run_ended && !f->attempt_given;
+    if (rc == -ENOENT && !str_eqs(f->call->head->method, "HEAD") && peer_ask(f)) {
+        return;
+    }
     if (rc == -ENOENT && f->follow && !f->run_ended) {
         follow_begin(f); /* the client sees at once that it waits for something that is */
-        (void)api_due_set(f->call, WAIT_MS, poll_open);
+        open_later(f);
+    } else if (rc == -ENOENT && f->guest) {
+        follow_fail(f, rc); /* handed over and gone: the owner has it */
     } else if (rc == -ENOENT) {
         follow_end(f); /* it never came so far as to write anything */
     } else if (rc != 0) {
@@ -388,6 +517,9 @@ static void run_changed(void *arg, const struct run *run)
     struct follow *f = c->state;
     f->latest = run->attempt;
     f->run_ended = run_is_ended(run);
+    if (f->waits || f->opens) {
+        (void)api_due_set(c, 0, f->waits ? poll_end : poll_open);
+    }
 }
 
 static void run_came(void *arg, const struct node_error *error, const struct run *run,
@@ -433,6 +565,7 @@ static struct follow *follow_new(struct api_call *c)
     f->piece = piece;
     f->api = c->api;
     f->call = c;
+    f->guest = str_eqs(http1_header(c->head, "Agent-Hop"), "guest");
     f->tail = UINT64_MAX;
     c->api->followers++;
     c->state = f;

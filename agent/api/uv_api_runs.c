@@ -88,7 +88,13 @@ void api_run_get(struct api_call *c)
 void api_run_samples(struct api_call *c)
 {
     struct ulid id;
-    if (api_param_run(c, &id)) {
+    char peer[NODE_NAME_CAP];
+    if (!api_param_run(c, &id)) {
+        return;
+    }
+    if (node_run_is_elsewhere(c->api->node, id, 0, peer)) {
+        api_proxy(c, peer); /* where they are taken, as long as it runs */
+    } else {
         node_run_samples(c->api->node, id, api_answer_text, c);
     }
 }

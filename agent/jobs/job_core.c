@@ -42,6 +42,9 @@ static void leave_active(struct job_core *c, struct job_entry *e)
     if (is_phase(e, JOB_PH_RUNNING)) {
         c->n_running--;
     }
+    if (e->elsewhere) {
+        c->n_elsewhere--;
+    }
     e->queue->active--;
     list_remove(&e->link);
     job_pq_remove(&c->timers, &e->timer);
@@ -115,7 +118,7 @@ static void end_waiting(struct job_core *c, struct job_entry *e, enum run_reason
 enum again { AGAIN_NO, AGAIN_RETRY, AGAIN_FREE };
 
 static enum again try_again(const struct job_core *c, const struct job_entry *e,
-                            const struct run *r)
+                            const struct run *r, bool innocent)
 {
     uint32_t most = r->policy.retries_max;
 
@@ -138,8 +141,12 @@ static enum again try_again(const struct job_core *c, const struct job_entry *e,
     case RUN_REASON_SANDBOX:
         break;
     case RUN_REASON_NODE_LOST:
-        if (c->draining && e->stop_sent) {
+        if (innocent || (c->draining && e->stop_sent)) {
             return AGAIN_FREE; /* we stopped it: not its fault */
+        }
+        /* A cluster goes on when a node dies: unless the document speaks of retries. */
+        if (e->elsewhere && r->policy.retries_asked_max > most) {
+            most = r->policy.retries_asked_max;
         }
         break;
     case RUN_REASON_NONE:
@@ -232,7 +239,7 @@ static void attempt_over(struct job_core *c, struct job_entry *e, struct run *r,
     r->log_truncated = res->log_truncated;
     r->usage = res->usage;
     run_set_text(r->detail, sizeof r->detail, str_of(res->detail));
-    enum again again = try_again(c, e, r);
+    enum again again = try_again(c, e, r, res->innocent);
     if (again == AGAIN_NO) {
         finish(c, e, r);
     } else {
@@ -437,6 +444,20 @@ static void on_stored(struct job_core *c, const struct job_event *ev)
     }
 }
 
+static void stop(struct job_core *c, struct job_entry *e, const struct run *r)
+{
+    (void)job_core_fx(c, JOB_FX_STOP, e, r);
+}
+
+static void watch_overtime(struct job_core *c, struct job_entry *e, const struct run *r)
+{
+    if (r->limits.timeout_ms != 0) {
+        /* init keeps the time; this is for the case that it does not. */
+        job_core_set_timer(c, e,
+                           c->now_ms + r->limits.timeout_ms + r->limits.grace_ms + JOB_OVERTIME_MS);
+    }
+}
+
 /* --- events: placing, preparing, launching --- */
 
 /* The entry that this answer is for, when it waits for it. */
@@ -456,7 +477,7 @@ static void on_placed(struct job_core *c, const struct job_event *ev)
         return;
     }
     struct run *r = job_core_unpack(c, e);
-    if (c->draining || r->cancel_asked) {
+    if ((c->draining && !ev->elsewhere) || r->cancel_asked) {
         back_to_queue(c, e, r);
         return;
     }
@@ -470,11 +491,44 @@ static void on_placed(struct job_core *c, const struct job_event *ev)
     job_core_pack(e, r);
     c->n_placing--;
     c->n_active++;
-    e->phase = JOB_PH_PREPARING;
+    e->phase = ev->elsewhere ? JOB_PH_LAUNCHING : JOB_PH_PREPARING;
+    e->elsewhere = ev->elsewhere;
+    c->n_elsewhere += ev->elsewhere ? 1 : 0;
     list_push_back(&c->active, &e->link);
     (void)store(c, e, r, false);
     changed(c, e, r);
-    (void)job_core_fx(c, JOB_FX_PREPARE, e, r);
+    if (!ev->elsewhere) {
+        (void)job_core_fx(c, JOB_FX_PREPARE, e, r);
+    }
+}
+
+/* Before RECOVERED: another node has it, as far as the store knows. */
+static void on_held(struct job_core *c, const struct job_event *ev)
+{
+    struct job_entry *e = expect(c, ev, BIT(JOB_PH_LIMBO));
+
+    if (e == NULL) {
+        return;
+    }
+    struct run *r = job_core_unpack(c, e);
+    if (r->state != RUN_PREPARING && r->state != RUN_RUNNING) {
+        return;
+    }
+    list_remove(&e->link);
+    e->queue->active++;
+    e->elsewhere = true;
+    c->n_active++;
+    c->n_elsewhere++;
+    list_push_back(&c->active, &e->link);
+    e->phase = JOB_PH_LAUNCHING;
+    if (r->state == RUN_RUNNING) {
+        e->phase = JOB_PH_RUNNING;
+        c->n_running++;
+        watch_overtime(c, e, r);
+    }
+    if (r->cancel_asked) {
+        stop(c, e, r);
+    }
 }
 
 static void on_no_room(struct job_core *c, const struct job_event *ev)
@@ -517,20 +571,6 @@ static void on_prepared(struct job_core *c, const struct job_event *ev)
 }
 
 /* --- events: running --- */
-
-static void stop(struct job_core *c, struct job_entry *e, const struct run *r)
-{
-    (void)job_core_fx(c, JOB_FX_STOP, e, r);
-}
-
-static void watch_overtime(struct job_core *c, struct job_entry *e, const struct run *r)
-{
-    if (r->limits.timeout_ms != 0) {
-        /* init keeps the time; this is for the case that it does not. */
-        job_core_set_timer(c, e,
-                           c->now_ms + r->limits.timeout_ms + r->limits.grace_ms + JOB_OVERTIME_MS);
-    }
-}
 
 static void run_started(struct job_core *c, struct job_entry *e, const struct job_event *ev)
 {
@@ -654,6 +694,7 @@ static void on_cancel(struct job_core *c, const struct job_event *ev)
 static void on_drain(struct job_core *c, const struct job_event *ev)
 {
     c->draining = true;
+    c->drain_forward = ev->forward;
     c->drained = false;
     c->drain_stopped = false;
     c->drain_deadline_ms =
@@ -681,6 +722,9 @@ static void on_event(struct job_core *c, const struct job_event *ev)
         break;
     case JOB_EV_PLACED:
         on_placed(c, ev);
+        break;
+    case JOB_EV_HELD:
+        on_held(c, ev);
         break;
     case JOB_EV_NO_ROOM:
         on_no_room(c, ev);
@@ -717,6 +761,7 @@ static void on_event(struct job_core *c, const struct job_event *ev)
         break;
     case JOB_EV_RESUME:
         c->draining = false;
+        c->drain_forward = false;
         job_core_wake(c);
         break;
     case JOB_EV_CAPACITY:
@@ -789,7 +834,7 @@ static void run_drain(struct job_core *c)
     if (c->drain_deadline_ms <= c->now_ms && !c->drain_stopped) {
         LIST_EACH (l, &c->active) {
             struct job_entry *e = LIST_ITEM(l, struct job_entry, link);
-            if (e->stop_sent) {
+            if (e->stop_sent || e->elsewhere) {
                 continue;
             }
             if (!job_core_has_room(c)) {
@@ -801,7 +846,7 @@ static void run_drain(struct job_core *c)
         }
         c->drain_stopped = true;
     }
-    if (!c->drained && c->n_active == 0 && c->n_placing == 0 && job_core_has_room(c)) {
+    if (!c->drained && c->n_active == c->n_elsewhere && c->n_placing == 0 && job_core_has_room(c)) {
         c->drained = true;
         (void)job_core_fx(c, JOB_FX_DRAINED, NULL, NULL);
     }
@@ -882,6 +927,7 @@ void job_core_counts(const struct job_core *c, struct job_counts *ret)
         .queued = c->n_waiting,
         .active = c->n_active,
         .running = c->n_running,
+        .elsewhere = c->n_elsewhere,
         .placing = c->n_placing,
         .storing = c->n_storing,
     };
@@ -927,4 +973,9 @@ bool job_core_run(const struct job_core *c, struct ulid id, struct run *ret)
 bool job_core_draining(const struct job_core *c)
 {
     return c->draining;
+}
+
+bool job_core_wants_room(const struct job_core *c)
+{
+    return !list_empty(&c->resting);
 }

@@ -86,6 +86,7 @@ struct job_entry {
     bool cancel_stored; /* the wish to cancel is durable */
     bool stop_sent;     /* by a drain, or for overtime */
     bool overtime;
+    bool elsewhere; /* PREPARING to RUNNING: on another node */
     bool manual; /* STORING: a RETRY, not a new run */
     uint32_t packed_cap;
     uint8_t *packed;
@@ -109,9 +110,10 @@ struct job_core {
     uint64_t vtime;
     uint64_t wake_ms; /* UINT64_MAX: nobody rests */
     unsigned misses;
-    size_t n_storing, n_waiting, n_placing, n_active, n_running;
+    size_t n_storing, n_waiting, n_placing, n_active, n_running, n_elsewhere;
     bool recovered;
     bool draining;
+    bool drain_forward;
     bool drained;
     bool drain_stopped;
     bool more; /* work was left because the effects were full */

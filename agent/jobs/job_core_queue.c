@@ -55,6 +55,7 @@ void job_core_ready(struct job_core *c, struct job_queue *q)
 
 void job_core_wait(struct job_core *c, struct job_entry *e, const struct run *r)
 {
+    e->elsewhere = false;
     if (!c->recovered) {
         e->phase = JOB_PH_LIMBO;
         list_remove(&e->link);
@@ -143,7 +144,7 @@ static void place(struct job_core *c, struct job_queue *q)
 
 void job_core_dispatch(struct job_core *c)
 {
-    while (c->recovered && !c->draining && c->misses < JOB_MISSES_MAX && c->ready.root != NULL &&
+    while (c->recovered && (!c->draining || c->drain_forward) && c->misses < JOB_MISSES_MAX && c->ready.root != NULL &&
            c->n_placing < JOB_PLACING_MAX) {
         if (!job_core_has_room(c)) {
             c->more = true;

@@ -5,6 +5,7 @@
 
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
+#include "common/base64.h"
 #include "common/mem.h"
 
 enum {
@@ -616,7 +617,7 @@ static void f_payload_base64(struct parse *p, const struct json *v)
         problem(p, "payload_base64", "is over %d bytes: send it as the body", JOB_PAYLOAD_MAX);
         return;
     }
-    int r = job_base64(s, &bytes, &n);
+    int r = base64_decode(s, &bytes, &n);
     if (r == -ENOMEM) {
         p->r = r;
     } else if (r != 0) {

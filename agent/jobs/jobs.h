@@ -97,6 +97,9 @@ struct job_problems {
 int job_parse(struct str text, enum job_mode mode, struct str name, const struct job *base,
               const struct settings *settings, struct job **ret_job, struct job_problems *problems,
               struct err *e);
+/* A document that job_to_text() wrote, here or on another node: without this node's bounds, which
+ * may be others now. Errors as above, without problems. */
+int job_parse_stored(struct str text, struct job **ret_job, struct err *e);
 struct job *job_free(struct job *j);      /* NULL is fine; returns NULL */
 struct job *job_dup(const struct job *j); /* without payload; NULL: no memory */
 

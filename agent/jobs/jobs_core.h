@@ -32,8 +32,12 @@
  * run. A run without room does not hold up other jobs, until it was passed over JOB_PASSED_MAX
  * times: what becomes free is then kept for it. CAPACITY is what makes the queue try again.
  *
+ * Elsewhere. A run may be PLACED on another node: that node prepares and launches it, so there is no
+ * PREPARE and no LAUNCH here; its STARTED and ENDED come as they do for a run of this node's. It is
+ * not stopped by a drain, which does not wait for it either.
+ *
  * Start. All unfinished runs of the store come as RECOVER; then what the launcher knows, as STARTED
- * and ENDED; then RECOVERED. Until then nothing is placed; afterwards a run that was placed or
+ * and ENDED, and what other nodes have, as HELD; then RECOVERED. Until then nothing is placed; afterwards a run that was placed or
  * preparing and that nobody knows is queued again (same attempt), a running one is lost (and tried
  * again when its policy allows).
  */
@@ -70,7 +74,8 @@ struct job_core_config {
 enum job_event_type {
     JOB_EV_SUBMIT,         /* run (accepted by the API, state queued), token */
     JOB_EV_STORED,         /* id, seq, status: the STORE with this seq is done */
-    JOB_EV_PLACED,         /* id, attempt, node */
+    JOB_EV_PLACED,         /* id, attempt, node, elsewhere */
+    JOB_EV_HELD,           /* id, attempt: before RECOVERED, node has it (or is asked for it) */
     JOB_EV_NO_ROOM,        /* id, attempt */
     JOB_EV_REFUSED,        /* id, attempt, result (reason, detail): no node will ever take it */
     JOB_EV_PREPARED,       /* id, attempt; start kind is told by STARTED */
@@ -83,8 +88,9 @@ enum job_event_type {
                       -EALREADY (succeeded), -ERANGE (no attempts left), -ENOBUFS, … */
     JOB_EV_RECOVER,   /* run: an unfinished one of the store */
     JOB_EV_RECOVERED, /* the launcher has told all */
-    JOB_EV_DRAIN,     /* drain_ms: no new runs, no PLACE; running ones are stopped after this
-                         (UINT64_MAX: never). DRAINED when none is left */
+    JOB_EV_DRAIN,     /* drain_ms: no new runs; running ones are stopped after this (UINT64_MAX:
+                         never). forward: those that wait are still placed, elsewhere. DRAINED when
+                         none is left */
     JOB_EV_RESUME,    /* the end of a drain */
     JOB_EV_CAPACITY,  /* something became free: try again */
     JOB_EV_JOB,       /* job, concurrency: the newest revision's limit */
@@ -98,6 +104,7 @@ struct job_result {
     int signal;             /* 0: none */
     bool output_truncated;
     bool log_truncated;
+    bool innocent; /* NODE_LOST, and not by what it did: tried again without using up a retry */
     uint64_t output_bytes;
     uint64_t log_bytes;
     int64_t started_us; /* 0: not known, or never */
@@ -116,6 +123,8 @@ struct job_event {
     uint64_t seq;
     int status; /* 0 or -Exxx */
     uint64_t drain_ms;
+    bool forward;
+    bool elsewhere; /* PLACED: node is another one */
     enum run_start start;
     int64_t started_us;
     uint32_t concurrency;
@@ -176,6 +185,7 @@ struct job_counts {
     size_t queued;     /* durable and waiting (retry delays included) */
     size_t active;     /* placed, preparing or running */
     size_t running;    /* started */
+    size_t elsewhere;  /* active, on another node */
     size_t placing;    /* PLACE not answered yet */
     size_t storing;    /* accepted by us, not durable yet */
     int64_t oldest_us; /* queued_us of the oldest among the jobs' first runs; 0: none waits */
@@ -195,5 +205,7 @@ bool job_core_each(const struct job_core *c, const void **pos, struct job_job_co
 /* A copy of a run that is in memory. False: it is not (it may be in the store). */
 bool job_core_run(const struct job_core *c, struct ulid id, struct run *ret);
 bool job_core_draining(const struct job_core *c);
+/* Did some run find no room, and waits for it? */
+bool job_core_wants_room(const struct job_core *c);
 
 #endif

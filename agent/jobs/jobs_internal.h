@@ -21,13 +21,7 @@ void job_list_release(struct job_list *l);
 /* Adds or replaces; keeps the list sorted by name. -ENOMEM. */
 int job_env_set(struct job_list *env, struct str name, struct str value);
 
-/* A document that job_to_text() wrote, without this node's bounds: they may have changed since. */
-int job_parse_stored(struct str text, struct job **ret_job, struct err *e);
-
 /* "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0: not a signal. */
 int job_signal_parse(struct str s);
-
-/* Bytes of base 64 (RFC 4648, padded) into memory that the caller frees. -EINVAL, -ENOMEM. */
-int job_base64(struct str text, char **ret, size_t *ret_len);
 
 #endif

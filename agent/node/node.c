@@ -3,27 +3,15 @@
 #include <errno.h>
 #include <string.h>
 
-#include "agent/node/node_internal.h"
+#include "agent/node/node_core_internal.h"
 #include "common/insist.h"
-#include "common/map.h"
 #include "common/mem.h"
 
-/* Room that an attempt holds from PLACED to its end. */
+/* Room that an attempt holds from PLACED (or its acceptance as a guest) to its end. */
 struct reservation {
     struct ulid id; /* the map's key */
     uint32_t attempt;
     uint64_t memory_bytes;
-};
-
-struct node_core {
-    struct job_core *jobs;
-    char name[RUN_NODE_CAP];
-    struct node_room room;
-    struct map held; /* struct reservation by run id */
-    unsigned slots_used;
-    uint64_t memory_used;
-    struct route_fact facts[NODE_FACTS_MAX];
-    size_t facts_len;
 };
 
 static const struct {
@@ -68,8 +56,12 @@ int node_core_new(const struct node_core_config *cfg, struct node_core **ret)
     if (c == NULL) {
         return -ENOMEM;
     }
-    int rc = job_core_new(&cfg->jobs, &c->jobs);
+    int rc = node_core_peers_init(c);
+    if (rc == 0) {
+        rc = job_core_new(&cfg->jobs, &c->jobs);
+    }
     if (rc != 0) {
+        node_core_peers_release(c);
         mem_free(c);
         return rc;
     }
@@ -89,6 +81,7 @@ struct node_core *node_core_free(struct node_core *c)
         mem_free(r);
     }
     map_release(&c->held);
+    node_core_peers_release(c);
     job_core_free(c->jobs);
     return mem_free(c);
 }
@@ -139,12 +132,43 @@ static bool frees_room(enum job_event_type type)
            type == JOB_EV_REFUSED;
 }
 
-static void job_event(struct node_core *c, const struct job_event *ev, struct node_effects *fx)
+/* A run on a peer is over: the room there is free again, as far as we know. */
+static void elsewhere_over(struct node_core *c, const struct job_event *ev,
+                           struct node_effects *fx)
 {
-    if (frees_room(ev->type) && give_back(c, ev->id, ev->attempt)) {
+    struct node_core_peer *p = node_core_peer_find(c, str_of(ev->node));
+    struct run run;
+
+    if (p != NULL && job_core_run(c->jobs, ev->id, &run) && run.attempt == ev->attempt) {
+        node_core_peer_give(p, run.limits.memory_bytes);
         fx->capacity = true;
     }
-    if (ev->type == JOB_EV_STARTED && map_get(&c->held, id_key(&ev->id)) == NULL) {
+}
+
+/* The mean of how long runs take, the last ones weighing most. */
+static void learn_duration(struct node_core *c, const struct job_result *r, int64_t now_us)
+{
+    int64_t ended_us = r->ended_us != 0 ? r->ended_us : now_us;
+
+    if (r->started_us == 0 || ended_us < r->started_us) {
+        return;
+    }
+    uint64_t us = (uint64_t)(ended_us - r->started_us);
+    c->run_us = c->run_us == 0 ? us : c->run_us - c->run_us / 8 + us / 8;
+}
+
+static void job_event(struct node_core *c, const struct job_event *ev, struct node_effects *fx)
+{
+    if (frees_room(ev->type) && ev->elsewhere) {
+        elsewhere_over(c, ev, fx);
+    } else if (frees_room(ev->type) && give_back(c, ev->id, ev->attempt)) {
+        fx->capacity = true;
+    }
+    if (ev->type == JOB_EV_ENDED && !ev->elsewhere) {
+        learn_duration(c, ev->result, ev->now_us);
+    }
+    if (ev->type == JOB_EV_STARTED && !ev->elsewhere &&
+        map_get(&c->held, id_key(&ev->id)) == NULL) {
         struct run run;
         /* It was alive before we were. Without memory for the note it is simply not counted. */
         uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? run.limits.memory_bytes : 0;
@@ -153,7 +177,7 @@ static void job_event(struct node_core *c, const struct job_event *ev, struct no
     job_step(c->jobs, ev, &fx->jobs);
 }
 
-static struct route_candidate self(const struct node_core *c)
+struct route_candidate node_core_self(const struct node_core *c)
 {
     unsigned free_slots = c->room.slots > c->slots_used ? c->room.slots - c->slots_used : 0;
     uint64_t free_memory =
@@ -168,19 +192,32 @@ static struct route_candidate self(const struct node_core *c)
         .cpu_milli = c->room.cpu_milli,
         .slots = c->room.slots,
         .slots_free = free_slots,
+        .cold_us = NODE_COLD_US,
         .facts = c->facts,
         .facts_len = c->facts_len,
     };
 }
 
+static void decide(struct node_core *c, const struct route_request *request, uint64_t image,
+                   bool image_warm, struct route_decision *ret, size_t *ret_len)
+{
+    c->candidates[0] = node_core_self(c);
+    c->candidates[0].image_warm = image_warm;
+    *ret_len = node_core_candidates(c, image);
+    route_decide(request, c->candidates, *ret_len, c->verdicts, ret);
+}
+
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict)
 {
-    struct route_candidate candidate = self(c);
     struct route_decision decision;
+    size_t n;
 
-    candidate.draining = false;
-    route_decide(request, &candidate, 1, verdict, &decision);
+    decide(c, request, 0, true, &decision, &n);
+    *verdict = c->verdicts[0];
+    if (verdict->kind == ROUTE_DRAINING) {
+        return true; /* it is not asked what it has */
+    }
     return decision.possible;
 }
 
@@ -220,34 +257,124 @@ static const char *why_not(const struct route_verdict *v, const struct route_req
     return err_text(e);
 }
 
+/* May a node that is draining take it later? */
+static bool somebody_drains(const struct node_core *c, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (c->verdicts[i].kind == ROUTE_DRAINING) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A run that was cancelled meanwhile does not use its room: it has ended or is queued again. */
+static bool still_placed(const struct node_core *c, const struct job_event *ev)
+{
+    struct run run;
+
+    return job_core_run(c->jobs, ev->id, &run) && run.attempt == ev->attempt &&
+           (run.state == RUN_PLACED || run.state == RUN_PREPARING);
+}
+
 static void place(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
 {
     struct job_event answer = ev->job;
     struct job_result refusal = { .reason = RUN_REASON_NO_MATCH, .exit_code = -1 };
     struct err why = { 0 };
 
+    decide(c, &ev->request, ev->image, ev->image_warm, &fx->decision, &fx->candidates_len);
     fx->decided = true;
-    fx->candidate = self(c);
-    fx->candidate.image_warm = ev->image_warm;
-    route_decide(&ev->request, &fx->candidate, 1, &fx->verdict, &fx->decision);
+    fx->candidates = c->candidates;
+    fx->verdicts = c->verdicts;
+    if (fx->decision.chosen > 0) {
+        struct node_core_peer *p = c->peers[fx->decision.chosen - 1];
+        node_core_peer_take(p, ev->request.memory_bytes);
+        fx->offer = p->name;
+        return;
+    }
     answer.type = JOB_EV_NO_ROOM;
     if (fx->decision.chosen == 0 &&
         hold(c, answer.id, answer.attempt, ev->request.memory_bytes) == 0) {
         answer.type = JOB_EV_PLACED;
         answer.node = c->name;
-    } else if (!fx->decision.possible && fx->verdict.kind != ROUTE_DRAINING) {
+    } else if (!fx->decision.possible && !somebody_drains(c, fx->candidates_len)) {
         answer.type = JOB_EV_REFUSED;
-        refusal.detail = why_not(&fx->verdict, &ev->request, &why);
+        refusal.detail = why_not(&fx->verdicts[0], &ev->request, &why);
         answer.result = &refusal;
     }
     job_step(c->jobs, &answer, &fx->jobs);
-    /* A run that was cancelled meanwhile does not use its room: it has ended or is queued again. */
-    struct run run;
-    if (answer.type == JOB_EV_PLACED &&
-        (!job_core_run(c->jobs, answer.id, &run) || run.attempt != answer.attempt ||
-         (run.state != RUN_PLACED && run.state != RUN_PREPARING))) {
+    if (answer.type == JOB_EV_PLACED && !still_placed(c, &answer)) {
         fx->capacity = give_back(c, answer.id, answer.attempt);
     }
+}
+
+static void offered(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
+{
+    struct node_core_peer *p = node_core_peer_find(c, str_of(ev->peer.name));
+    struct job_event answer = ev->job;
+
+    if (ev->offered == NODE_OFFER_ACCEPTED) {
+        answer.type = JOB_EV_PLACED;
+        answer.node = ev->peer.name;
+        answer.elsewhere = true;
+        job_step(c->jobs, &answer, &fx->jobs);
+        fx->recall = !still_placed(c, &answer);
+        if (fx->recall && p != NULL) {
+            node_core_peer_give(p, ev->request.memory_bytes);
+        }
+        return;
+    }
+    if (p == NULL) {
+        return;
+    }
+    if (ev->offered == NODE_OFFER_REFUSED) {
+        p->p.slots_free = ev->peer.slots_free;
+        p->p.memory_free_bytes = ev->peer.memory_free_bytes;
+        p->p.wait_us = ev->peer.wait_us;
+        p->seen_ms = c->now_ms;
+        p->blocked_ms = c->now_ms + NODE_REFUSED_MS;
+    } else {
+        node_core_peer_give(p, ev->request.memory_bytes);
+        p->blocked_ms = c->now_ms + NODE_UNREACHED_MS;
+    }
+}
+
+/* Room for a peer's run? Who waits here already goes first. */
+static void guest(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
+{
+    const struct reservation *r = map_get(&c->held, id_key(&ev->job.id));
+    const struct route_candidate self = node_core_self(c);
+    struct route_verdict verdict;
+    struct route_decision decision;
+
+    if (r != NULL) {
+        fx->guest = r->attempt == ev->job.attempt ? NODE_GUEST_TAKEN : NODE_GUEST_BUSY;
+        return;
+    }
+    if (ev->type == NODE_EV_GUEST_BACK) {
+        fx->guest = NODE_GUEST_TAKEN;
+        (void)hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes);
+        return;
+    }
+    route_decide(&ev->request, &self, 1, &verdict, &decision);
+    if (verdict.kind == ROUTE_DRAINING) {
+        fx->guest = NODE_GUEST_DRAINING;
+    } else if (!decision.possible) {
+        fx->guest = NODE_GUEST_IMPOSSIBLE;
+    } else if (decision.chosen != 0 || job_core_wants_room(c->jobs) ||
+               hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes) != 0) {
+        fx->guest = NODE_GUEST_BUSY;
+    } else {
+        fx->guest = NODE_GUEST_TAKEN;
+    }
+}
+
+static void room(struct node_core *c, const struct node_event *ev)
+{
+    c->room = ev->room;
+    c->facts_len = ev->facts_len < NODE_FACTS_MAX ? ev->facts_len : NODE_FACTS_MAX;
+    memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
 }
 
 void node_core_step(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
@@ -255,6 +382,13 @@ void node_core_step(struct node_core *c, const struct node_event *ev, struct nod
     fx->jobs.n = 0;
     fx->capacity = false;
     fx->decided = false;
+    fx->candidates_len = 0;
+    fx->offer = NULL;
+    fx->recall = false;
+    fx->guest = NODE_GUEST_NONE;
+    if (ev->job.now_ms > c->now_ms) {
+        c->now_ms = ev->job.now_ms;
+    }
     switch (ev->type) {
     case NODE_EV_JOB:
         job_event(c, &ev->job, fx);
@@ -263,10 +397,21 @@ void node_core_step(struct node_core *c, const struct node_event *ev, struct nod
         place(c, ev, fx);
         return;
     case NODE_EV_ROOM:
-        c->room = ev->room;
-        c->facts_len = ev->facts_len < NODE_FACTS_MAX ? ev->facts_len : NODE_FACTS_MAX;
-        memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
+        room(c, ev);
         fx->capacity = true;
+        return;
+    case NODE_EV_PEER:
+        fx->capacity = node_core_peer_set(c, &ev->peer);
+        return;
+    case NODE_EV_OFFERED:
+        offered(c, ev, fx);
+        return;
+    case NODE_EV_GUEST:
+    case NODE_EV_GUEST_BACK:
+        guest(c, ev, fx);
+        return;
+    case NODE_EV_GUEST_OVER:
+        fx->capacity = give_back(c, ev->job.id, ev->job.attempt);
         return;
     }
     INSIST(false); /* the types above are all there are */
@@ -295,4 +440,25 @@ unsigned node_core_slots_used(const struct node_core *c)
 uint64_t node_core_memory_used(const struct node_core *c)
 {
     return c->memory_used;
+}
+
+void node_core_load(const struct node_core *c, struct node_peer *ret)
+{
+    const struct route_candidate self = node_core_self(c);
+    struct job_counts counts;
+
+    job_core_counts(c->jobs, &counts);
+    *ret = (struct node_peer){
+        .name = c->name,
+        .state = self.draining ? NODE_PEER_DRAINING : NODE_PEER_ALIVE,
+        .has = NODE_PEER_HAS_LOAD | NODE_PEER_HAS_FACTS,
+        .room = c->room,
+        .slots_free = job_core_wants_room(c->jobs) ? 0 : self.slots_free,
+        .memory_free_bytes = self.memory_free_bytes,
+        .facts = c->facts,
+        .facts_len = c->facts_len,
+    };
+    if (ret->slots_free == 0 && c->room.slots != 0) {
+        ret->wait_us = c->run_us * (counts.queued + 1) / c->room.slots;
+    }
 }

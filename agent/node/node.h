@@ -130,6 +130,51 @@ int node_runs_dirfd(const struct node *n);
 /* The directory spool/ for payloads on their way in; stays the node's. */
 int node_spool_dirfd(const struct node *n);
 
+/* An attempt's output: of one that ran here, or that a peer ran for us and has handed over.
+ * -ENOENT: neither. On a pool thread, too. */
+int node_output_open(const struct node *n, struct ulid id, uint32_t attempt,
+                     struct sandbox_output **ret, struct err *e);
+
+/* -- other nodes -- */
+
+struct http_call;
+struct http_client;
+struct http_target;
+
+/* What a peer asks of this node: the bodies and answers are agent/node/node_msg.h's. */
+enum node_ask {
+    NODE_ASK_OFFER,   /* will you take this run? */
+    NODE_ASK_CANCEL,  /* end it */
+    NODE_ASK_CHECK,   /* do you have these? */
+    NODE_ASK_STARTED, /* it runs */
+    NODE_ASK_END,     /* it has ended */
+    NODE_ASK_PROBE,   /* how busy are you? */
+};
+/* from: who asks, as it was authenticated. Any node_error is said before anything was taken. */
+void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct str body,
+                    node_text_fn *fn, void *arg);
+/* The payload of a run that this peer has of ours: a descriptor, which is the caller's, and its
+ * length. -ENOENT: it has no such run. */
+int node_peer_payload(struct node *n, struct str from, struct ulid id, uint64_t *ret_bytes);
+/* May this peer hand over such a file of an attempt? NODE_OK or the reason in *ret. */
+enum node_code node_peer_may_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,
+                                 struct str file, uint64_t bytes, struct node_error *ret);
+/* It has come: spool_name (in spool/, durable) is taken over in every case. 0 or -Exxx. */
+int node_peer_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,
+                  struct str file, const char *spool_name);
+
+/* Where a run's attempt is now, when that is a peer: its name into dst. */
+enum { NODE_NAME_CAP = RUN_NODE_CAP };
+bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
+                           char dst[NODE_NAME_CAP]);
+/* Who accepted a run, by its id: false when that was this node or is nobody known. */
+bool node_run_owner(struct node *n, struct ulid id, char dst[NODE_NAME_CAP]);
+/* How a member is reached: false when it is not known. host stays valid until the next event. */
+bool node_target(const struct node *n, struct str name, struct http_target *ret);
+/* The client for calls that may take long, and what every call to a peer says of this node. */
+struct http_client *node_http(struct node *n);
+void node_identify(const struct node *n, struct http_call *call);
+
 /* -- the node itself -- */
 
 void node_self_json(struct node *n, struct json_w *w);         /* Node */

@@ -1,11 +1,20 @@
 /*
- * node_internal - the pure core of a node (node.c, node_spec.c) and the state of its shell
- * (uv_node*.c).
+ * node_internal - the pure core of a node (node.c, node_peers.c, node_spec.c).
  *
  * The core joins the queue (agent/jobs) and placement (agent/routing): the queue's PLACE is an
  * effect that the shell answers with NODE_EV_PLACE once it has the run's document at hand; the core
- * then decides, reserves the room, and tells the queue. Everything else passes through to the
- * queue, with the reservations given back on the way.
+ * then decides over this node and its peers.
+ *
+ *   itself    it reserves the room and tells the queue
+ *   a peer    effect `offer`; the shell asks that peer and answers with NODE_EV_OFFERED: accepted
+ *             tells the queue, anything else changes what is known of the peer, and the shell asks
+ *             again with NODE_EV_PLACE (NODE_TRIES_MAX times, then NO_ROOM)
+ *   nobody    NO_ROOM: the run waits here. A peer that has room again wakes the queue (`capacity`)
+ *
+ * From the other side NODE_EV_GUEST asks for room for a peer's run. A guest is not in the queue:
+ * its room is held until NODE_EV_GUEST_OVER. It is never offered on.
+ *
+ * Everything else passes through to the queue, with the reservations given back on the way.
  */
 #ifndef AGENT_NODE_NODE_INTERNAL_H
 #define AGENT_NODE_NODE_INTERNAL_H
@@ -19,7 +28,17 @@
 
 /* ---- the pure core ---- */
 
-enum { NODE_FACTS_MAX = 320 };
+enum {
+    NODE_FACTS_MAX = 320,
+    NODE_PEERS_MAX = 4096,
+    NODE_PEER_IMAGES_MAX = 4096,
+    NODE_TRIES_MAX = 6,        /* offers of one run before it waits */
+    NODE_REFUSED_MS = 1000,    /* a peer that refused is not asked again for this long, or until
+                                  newer word of it comes */
+    NODE_UNREACHED_MS = 3000,  /* the same when it could not be reached */
+    NODE_FORWARD_US = 2000,    /* what sending a run elsewhere costs */
+    NODE_COLD_US = 400 * 1000, /* what an image costs that is not there; a guess until learned */
+};
 
 struct node_core;
 
@@ -35,10 +54,46 @@ struct node_room {
     uint32_t cpu_milli;
 };
 
+enum node_peer_state { NODE_PEER_ALIVE, NODE_PEER_DRAINING, NODE_PEER_GONE };
+
+/* What is known of another node; which part of it is given, `has` says. Copied. */
+enum { NODE_PEER_HAS_LOAD = 1, NODE_PEER_HAS_FACTS = 2, NODE_PEER_HAS_IMAGES = 4 };
+
+struct node_peer {
+    const char *name; /* never this node's */
+    uint32_t id32;
+    enum node_peer_state state; /* GONE: forgotten */
+    unsigned has;
+    struct node_room room; /* FACTS */
+    const struct route_fact *facts;
+    size_t facts_len;
+    unsigned slots_free; /* LOAD */
+    uint64_t memory_free_bytes;
+    uint64_t wait_us; /* expected by it until a slot is free */
+    uint64_t age_ms;
+    const uint64_t *images; /* IMAGES: node_image_hash() of what it holds, in any order */
+    size_t images_len;
+};
+
+/* Eight bytes of an image's digest: enough to say that it is there. */
+uint64_t node_image_hash(const struct digest *d);
+
+enum node_offer_end {
+    NODE_OFFER_ACCEPTED,
+    NODE_OFFER_REFUSED,  /* slots_free, memory_free_bytes, wait_us of `peer`: what it has now */
+    NODE_OFFER_UNREACHED /* for sure it has not taken it */
+};
+
 enum node_event_type {
-    NODE_EV_JOB,   /* job: an event of the queue, as it is */
-    NODE_EV_ROOM,  /* room: what the launcher said; facts */
-    NODE_EV_PLACE, /* job.id, job.attempt, request, image_warm: answers a PLACE */
+    NODE_EV_JOB,        /* job: an event of the queue, as it is; for a run elsewhere with node and
+                           elsewhere set */
+    NODE_EV_ROOM,       /* room: what the launcher said; facts */
+    NODE_EV_PLACE,      /* job.id, job.attempt, request, image, image_warm: answers a PLACE */
+    NODE_EV_PEER,       /* peer */
+    NODE_EV_OFFERED,    /* job.id, job.attempt, request, peer.name, offered: answers an offer */
+    NODE_EV_GUEST,      /* job.id, job.attempt, request: is there room? */
+    NODE_EV_GUEST_BACK, /* the same for one that is here since an earlier life: it gets it */
+    NODE_EV_GUEST_OVER, /* job.id, job.attempt */
 };
 
 struct node_event {
@@ -48,17 +103,32 @@ struct node_event {
     const struct route_fact *facts; /* ROOM: copied; the strings must outlive the core */
     size_t facts_len;
     struct route_request request;
-    bool image_warm;
+    uint64_t image; /* its hash */
+    bool image_warm; /* here */
+    struct node_peer peer;
+    enum node_offer_end offered;
+};
+
+enum node_guest_answer {
+    NODE_GUEST_NONE,
+    NODE_GUEST_TAKEN,
+    NODE_GUEST_BUSY,
+    NODE_GUEST_DRAINING,
+    NODE_GUEST_IMPOSSIBLE
 };
 
 struct node_effects {
     struct job_effects jobs;
     bool capacity; /* room became free: send JOB_EV_CAPACITY next */
-    /* After NODE_EV_PLACE: what was decided, with its inputs. */
+    /* After NODE_EV_PLACE: what was decided, with its inputs. The first candidate is this node. */
     bool decided;
-    struct route_candidate candidate;
-    struct route_verdict verdict;
+    const struct route_candidate *candidates;
+    const struct route_verdict *verdicts;
+    size_t candidates_len;
     struct route_decision decision;
+    const char *offer; /* ask this peer, or NULL */
+    bool recall;       /* after OFFERED: it was accepted in vain, tell the peer to let it go */
+    enum node_guest_answer guest;
 };
 
 int node_core_new(const struct node_core_config *cfg, struct node_core **ret); /* -ENOMEM */
@@ -70,9 +140,22 @@ struct job_core *node_core_jobs(struct node_core *c); /* for its readers */
 const struct node_room *node_core_room(const struct node_core *c);
 unsigned node_core_slots_used(const struct node_core *c);
 uint64_t node_core_memory_used(const struct node_core *c);
-/* Could this node ever take such a run? verdict says why not. */
+/* What this node tells others of itself: free room, and the expected wait for a slot. */
+void node_core_load(const struct node_core *c, struct node_peer *ret);
+/* The name of the peer with this id, or NULL; of one that has gone, too, as long as it is known. */
+const char *node_core_peer_name(const struct node_core *c, uint32_t id32);
+/* False: not known. facts and images stay the core's. */
+bool node_core_peer(const struct node_core *c, struct str name, struct node_peer *ret);
+size_t node_core_peers_len(const struct node_core *c);
+/* Walks the peers in order of their names: *pos starts at 0. */
+bool node_core_peer_next(const struct node_core *c, size_t *pos, struct node_peer *ret);
+/* Could this node or a known peer ever take such a run? verdict says why this one cannot. */
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);
+
+/* What placement needs to know of a run. require holds the texts that *ret points to. */
+void node_request_of(const struct run *run, const struct job *job,
+                     struct str require[JOB_REQUIRE_MAX], struct route_request *ret);
 
 /* What a document says that only placement understands: the form of its requirements. 0, or -EINVAL
  * with a problem per requirement (those that fit) and the first in e. */

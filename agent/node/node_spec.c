@@ -8,6 +8,18 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
+void node_request_of(const struct run *run, const struct job *job,
+                     struct str require[JOB_REQUIRE_MAX], struct route_request *ret)
+{
+    *ret = (struct route_request){ .memory_bytes = run->limits.memory_bytes,
+                                   .cpu_milli = (uint32_t)run->limits.cpus_milli,
+                                   .require = require };
+    for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
+        require[i] = str_of(job->require.v[i]);
+        ret->require_len = i + 1;
+    }
+}
+
 int node_document_check(const struct job *job, struct job_problems *problems, struct err *e)
 {
     int rc = 0;

@@ -56,6 +56,9 @@ void node_feed(struct node *n, struct node_event *ev)
         telemetry_count(n->metrics, TELEMETRY_ROUTE_DECISIONS_TOTAL,
                         TELEMETRY_LABELS(route_basis_name(fx.decision.basis)), 1);
     }
+    (void)str_copy(n->last_offer, sizeof(n->last_offer), str_of(fx.offer));
+    n->last_recall = fx.recall;
+    n->last_guest = fx.guest;
     for (size_t i = 0; i < fx.jobs.n; i++) {
         carry_out(n, &fx.jobs.v[i]);
     }
@@ -112,6 +115,7 @@ static void ended(struct node *n, const struct run *run)
     char id[ULID_TEXT_CAP];
 
     node_metrics_ended(n, run);
+    node_remote_ended(n, run);
     ulid_format(run->id, id);
     log_debug("run %s of '%s' ended: %s (%s)", id, run->job,
               run_state_name((enum run_state)run->state),
@@ -190,7 +194,7 @@ static void settle(struct loop_defer *d)
         n->capacity_freed = false;
         node_feed_job(n, &capacity);
     }
-    if (n->drained && n->on_drained != NULL) {
+    if (n->drained && n->on_drained != NULL && node_guests_drained(n)) {
         void (*fn)(void *arg) = n->on_drained;
         n->on_drained = NULL;
         fn(n->drained_arg);
@@ -220,6 +224,11 @@ static void on_retain(struct loop_timer *t)
     node_retain(CONTAINER_OF(t, struct node, retain));
 }
 
+static void on_peers(struct loop_timer *t)
+{
+    node_peers_look(CONTAINER_OF(t, struct node, peers));
+}
+
 /* ---- taking up an earlier life ---- */
 
 static void on_loaded_some(void *arg, int status, const struct run *runs, size_t len, bool more)
@@ -230,6 +239,7 @@ static void on_loaded_some(void *arg, int status, const struct run *runs, size_t
     for (size_t i = 0; status == 0 && i < len && !n->closing; i++) {
         struct job_event ev = { .type = JOB_EV_RECOVER, .id = runs[i].id, .run = &runs[i] };
         node_feed_job(n, &ev);
+        node_remote_recover(n, &runs[i]);
     }
 }
 
@@ -250,6 +260,13 @@ static void on_loaded(void *arg, int status)
 
 static void load_begin(struct node *n)
 {
+    int rc = node_guests_load(n);
+
+    if (rc != 0) {
+        log_error("the notes about peers' runs could not be read: %s", err_name(rc));
+        n->opt.on_broken(n->opt.arg, "guests/ could not be read");
+        return;
+    }
     node_asked(job_store_load_unfinished(n->store, on_loaded_some, on_loaded, n));
 }
 
@@ -370,7 +387,9 @@ static int open_state(struct node *n, struct err *e)
     (void)snprintf(db, sizeof db, "%s/db", data_dir);
     if ((rc = open_dir(data_dir, "runs", false, &n->runs_fd, e)) != 0 ||
         (rc = open_dir(data_dir, "spool", false, &n->spool_fd, e)) != 0 ||
-        (rc = open_dir(data_dir, "db/samples", true, &n->samples_fd, e)) != 0) {
+        (rc = open_dir(data_dir, "db/samples", true, &n->samples_fd, e)) != 0 ||
+        (rc = open_dir(data_dir, "db/guests", true, &n->guests_fd, e)) != 0 ||
+        (rc = open_dir(data_dir, "db/outputs", true, &n->outputs_fd, e)) != 0) {
         return rc;
     }
     node_spool_sweep(n->spool_fd);
@@ -384,7 +403,6 @@ static int probe(struct node *n, struct err *e)
 {
     struct hardware_options opt = { .resctrl_path = n->settings.telemetry.resctrl_path,
                                     .data_dir = n->settings.node.data_dir };
-    struct digest d;
     int rc = hardware_mask_parse(str_of(n->settings.node.capabilities_mask), &opt.mask, e);
 
     if (rc != 0) {
@@ -394,11 +412,7 @@ static int probe(struct node *n, struct err *e)
         return rc;
     }
     hardware_class(&n->facts, n->class_id);
-    rc = digest_of(DIGEST_SHA256, n->settings.node.name, strlen(n->settings.node.name), &d);
-    if (rc != 0) {
-        return err_set(e, rc, "the node's id");
-    }
-    n->id32 = (uint32_t)d.b[0] << 24 | (uint32_t)d.b[1] << 16 | (uint32_t)d.b[2] << 8 | d.b[3];
+    n->id32 = node_id_of(str_of(n->settings.node.name));
     n->ids.node = n->id32;
     facts_make(n);
     return 0;
@@ -421,6 +435,7 @@ static int make_parts(struct node *n, struct err *e)
     map_init(&n->submits, NODE_REQUESTS_MAX, k0, k1);
     node_docs_init(&n->docs, NODE_DOCS_MAX, k0, k1);
     node_docs_init(&n->jobs, NODE_JOBS_MAX, k0, k1);
+    node_peers_init(n, k0, k1);
     n->placements = mem_calloc(NODE_PLACEMENTS_MAX, sizeof *n->placements);
     if (n->placements == NULL) {
         return err_set(e, -ENOMEM, "the placements");
@@ -443,7 +458,7 @@ static struct node *node_new(const struct node_options *opt)
     n->loop = opt->loop;
     n->opt = *opt;
     n->settings = *opt->settings;
-    n->runs_fd = n->spool_fd = n->samples_fd = -1;
+    n->runs_fd = n->spool_fd = n->samples_fd = n->guests_fd = n->outputs_fd = -1;
     n->started_ms = loop_now_ms(opt->loop);
     list_init(&n->live);
     list_init(&n->live_free);
@@ -453,12 +468,18 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->queries);
     list_init(&n->watches);
     list_init(&n->removals);
+    list_init(&n->places);
+    list_init(&n->calls);
+    list_init(&n->remote_list);
+    list_init(&n->guest_list);
+    list_init(&n->end_waits);
     loop_owner_init(&n->owner, opt->loop, owner_closed);
     loop_defer_init(&n->settle, settle);
     loop_timer_init(&n->tick, &n->owner, on_tick);
     loop_timer_init(&n->ping, &n->owner, on_ping);
     loop_timer_init(&n->sample, &n->owner, on_sample);
     loop_timer_init(&n->retain, &n->owner, on_retain);
+    loop_timer_init(&n->peers, &n->owner, on_peers);
     return n;
 }
 
@@ -471,7 +492,7 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         return err_set(e, -ENOMEM, "the node");
     }
     if ((rc = make_parts(n, e)) != 0 || (rc = probe(n, e)) != 0 || (rc = open_state(n, e)) != 0 ||
-        (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
+        (rc = node_peers_start(n, e)) != 0 || (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0) {
         /* The process ends: what was opened goes with it. */
         return rc;
@@ -489,7 +510,8 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
 void node_set_draining(struct node *n, bool draining)
 {
     struct job_event ev = { .type = draining ? JOB_EV_DRAIN : JOB_EV_RESUME,
-                            .drain_ms = UINT64_MAX };
+                            .drain_ms = UINT64_MAX,
+                            .forward = true };
 
     n->draining = draining;
     node_feed_job(n, &ev);
@@ -502,6 +524,7 @@ void node_drain(struct node *n, uint64_t grace_ms, void (*on_drained)(void *arg)
     n->draining = true;
     n->on_drained = on_drained;
     n->drained_arg = arg;
+    node_guests_drain(n, grace_ms);
     node_feed_job(n, &ev);
 }
 
@@ -524,6 +547,7 @@ static void node_free(struct node *n)
         (void)node_unwatch(LIST_ITEM(n->watches.next, struct node_watch, link));
     }
     node_clean_free(n);
+    node_peers_free(n);
     map_release(&n->requests);
     map_release(&n->submits);
     node_docs_release(&n->docs);
@@ -538,6 +562,8 @@ static void node_free(struct node *n)
     n->runs_fd = fd_close(n->runs_fd);
     n->spool_fd = fd_close(n->spool_fd);
     n->samples_fd = fd_close(n->samples_fd);
+    n->guests_fd = fd_close(n->guests_fd);
+    n->outputs_fd = fd_close(n->outputs_fd);
     mem_free(n);
 }
 
@@ -551,7 +577,7 @@ static void owner_closed(struct loop_owner *o)
     fn(arg);
 }
 
-/* Client, then store, then images: each tells when the last of its answers has come. */
+/* Calls, client, store, images: each tells when the last of its answers has come. */
 static void images_closed(void *arg)
 {
     struct node *n = arg;
@@ -560,6 +586,7 @@ static void images_closed(void *arg)
     loop_timer_close(&n->ping);
     loop_timer_close(&n->sample);
     loop_timer_close(&n->retain);
+    loop_timer_close(&n->peers);
     loop_defer_cancel(&n->settle);
     loop_owner_close(&n->owner);
 }
@@ -584,11 +611,27 @@ static void client_closed(void *arg)
     job_store_close(n->store, store_closed, n);
 }
 
+static void streams_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->http_streams = NULL;
+    sandbox_client_close(n->client, client_closed, n);
+}
+
+static void calls_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->http = NULL;
+    http_client_close(n->http_streams, streams_closed, n);
+}
+
 void node_close(struct node *n, void (*on_closed)(void *arg), void *arg)
 {
     REQUIRE(!n->closing);
     n->closing = true;
     n->on_closed = on_closed;
     n->closed_arg = arg;
-    sandbox_client_close(n->client, client_closed, n);
+    http_client_close(n->http, calls_closed, n);
 }

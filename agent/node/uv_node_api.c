@@ -8,7 +8,7 @@
 #include "common/mem.h"
 #include "common/sys/sys.h"
 
-enum { ANSWER_MAX = 8 * 1024 * 1024, RETRY_AFTER_S = 1 };
+enum { ANSWER_MAX = 8 * 1024 * 1024, RETRY_AFTER_S = 1, PLACEMENT_CANDIDATES = 32 };
 
 /* ---- queries ---- */
 
@@ -247,9 +247,14 @@ void node_job_list(struct node *n, struct str after, size_t limit, node_jobs_fn 
 static void on_run(void *arg, int status, const struct run *run, const struct job *spec)
 {
     struct node_query *q = arg;
+    const struct node_guest *g = status == -ENOENT ? node_guest_find(q->node, q->id) : NULL;
     struct run now;
 
     (void)spec;
+    if (g != NULL) {
+        status = 0;
+        run = &g->run;
+    }
     if (!q->forgotten) {
         struct node_error e = { 0 };
         if (status != 0) {
@@ -365,10 +370,25 @@ void node_placement_keep(struct node *n, const struct node_event *ev, const stru
 {
     struct node_placement *p = &n->placements[n->placement_next];
     AUTO_BUF struct buf out = BUF_INIT(64 * 1024);
+    struct route_candidate candidates[PLACEMENT_CANDIDATES];
+    struct route_verdict verdicts[PLACEMENT_CANDIDATES];
+    struct route_decision decision = fx->decision;
+    size_t len = 0;
     struct json_w w;
 
+    /* Of a large cluster: this node, the chosen one, and some of the others. */
+    for (size_t i = 0; i < fx->candidates_len; i++) {
+        bool chosen = (ptrdiff_t)i == fx->decision.chosen;
+        bool later = !chosen && fx->decision.chosen > (ptrdiff_t)i;
+        if (len + (later ? 1 : 0) >= PLACEMENT_CANDIDATES) {
+            continue;
+        }
+        decision.chosen = chosen ? (ptrdiff_t)len : decision.chosen;
+        candidates[len] = fx->candidates[i];
+        verdicts[len++] = fx->verdicts[i];
+    }
     json_w_init(&w, &out, false);
-    route_to_json(&w, &ev->request, &fx->candidate, 1, &fx->verdict, &fx->decision);
+    route_to_json(&w, &ev->request, candidates, len, verdicts, &decision);
     char *text = buf_take(&out);
     if (text == NULL) {
         return;
@@ -495,8 +515,8 @@ static void on_samples_run(void *arg, int status, const struct run *run, const s
     (void)spec;
     if (!q->forgotten) {
         struct node_error e = { 0 };
-        struct node_live *l = status == 0 ? live_of(n, q->id) : NULL;
-        if (status != 0) {
+        struct node_live *l = live_of(n, q->id); /* of a guest, too */
+        if (status != 0 && l == NULL) {
             e = error_of(status, NODE_UNKNOWN_RUN, "run");
         } else if (l != NULL) {
             json_w_init(&w, &q->text, false);
@@ -511,7 +531,7 @@ static void on_samples_run(void *arg, int status, const struct run *run, const s
                 samples_write(n, &w, &none);
             }
         }
-        q->fn.text(q->arg, status != 0 ? &e : NULL, buf_str(&q->text));
+        q->fn.text(q->arg, e.code != NODE_OK ? &e : NULL, buf_str(&q->text));
     }
     query_free(q);
 }
@@ -555,6 +575,23 @@ static void samples_done(struct loop_work *w, int status)
     (void)status;
     buf_release(&f->text);
     mem_free(f);
+}
+
+void node_samples_text(struct node_live *l, struct node_bytes *ret)
+{
+    AUTO_BUF struct buf text = BUF_INIT(NODE_MSG_SAMPLES_MAX);
+    struct json_w w;
+
+    if (l->series.n == 0 && l->series.pending == 0) {
+        return;
+    }
+    json_w_init(&w, &text, false);
+    samples_write(l->node, &w, &l->series);
+    if (buf_error(&text) == 0) {
+        mem_free(ret->p);
+        ret->n = text.len;
+        ret->p = buf_take(&text);
+    }
 }
 
 void node_samples_keep(struct node_live *l)

@@ -1,6 +1,7 @@
 /* What nothing needs any more: ended runs beyond retention, directories without a run, old layers.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "agent/node/uv_node_internal.h"
 #include "common/insist.h"
@@ -35,7 +36,7 @@ static void removals_go_on(struct node *n)
     }
 }
 
-static void removal_add(struct node *n, struct ulid run, uint32_t attempt)
+void node_removal_add(struct node *n, struct ulid run, uint32_t attempt)
 {
     struct node_removal *r = mem_zalloc(sizeof(*r));
 
@@ -65,6 +66,48 @@ void node_on_run_removed(struct node *n, struct ulid run, uint32_t attempt, int 
 
 /* ---- retention ---- */
 
+/* What peers handed over of forgotten runs; it may be large. */
+struct outputs_gone {
+    struct loop_work work;
+    int dir; /* the node's */
+    size_t n;
+    struct job_store_gone v[];
+};
+
+static void outputs_work(struct loop_work *w)
+{
+    struct outputs_gone *x = CONTAINER_OF(w, struct outputs_gone, work);
+    char name[SANDBOX_DIR_CAP];
+
+    for (size_t i = 0; i < x->n; i++) {
+        for (uint32_t a = 1; a <= x->v[i].attempts; a++) {
+            sandbox_dir_name(x->v[i].id, a, name);
+            (void)sys_remove_tree(x->dir, name, NULL); /* most have none */
+        }
+    }
+}
+
+static void outputs_done(struct loop_work *w, int status)
+{
+    (void)status;
+    mem_free(CONTAINER_OF(w, struct outputs_gone, work));
+}
+
+static void outputs_remove(struct node *n, const struct job_store_gone *gone, size_t len)
+{
+    struct outputs_gone *x = len != 0 ? mem_zalloc(sizeof(*x) + len * sizeof(x->v[0])) : NULL;
+
+    if (x == NULL) {
+        return; /* nothing, or they stay: nobody finds them */
+    }
+    x->dir = n->outputs_fd;
+    x->n = len;
+    memcpy(x->v, gone, len * sizeof(x->v[0]));
+    if (loop_work_start(&x->work, &n->owner, outputs_work, outputs_done) != 0) {
+        mem_free(x);
+    }
+}
+
 static void on_gone(void *arg, int status, const struct job_store_gone *gone, size_t len, bool more)
 {
     struct node *n = arg;
@@ -79,11 +122,12 @@ static void on_gone(void *arg, int status, const struct job_store_gone *gone, si
         ulid_format(gone[i].id, name);
         node_spool_remove(n->spool_fd, name);
         for (uint32_t a = 1; a <= gone[i].attempts; a++) {
-            removal_add(n, gone[i].id, a);
+            node_removal_add(n, gone[i].id, a);
             node_samples_name(gone[i].id, a, samples);
             node_spool_remove(n->samples_fd, samples);
         }
     }
+    outputs_remove(n, gone, len);
     if (more) {
         loop_timer_start(&n->retain, AGAIN_MS, NODE_RETAIN_MS);
     }
@@ -131,7 +175,7 @@ static void on_looked_up(void *arg, int status, const struct run *run, const str
     mem_free(arg);
     /* Forgotten by retention (or never durable) before its directory was removed. */
     if (status == -ENOENT && !o.node->closing) {
-        removal_add(o.node, o.run, o.attempt);
+        node_removal_add(o.node, o.run, o.attempt);
     }
 }
 

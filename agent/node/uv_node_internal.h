@@ -11,9 +11,11 @@
 #include "agent/image/image_store.h"
 #include "agent/jobs/uv_store.h"
 #include "agent/node/node_internal.h"
+#include "agent/node/node_msg.h"
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/uv_sandbox.h"
 #include "common/list.h"
+#include "common/loop/http_client.h"
 #include "common/map.h"
 #include "common/rng.h"
 
@@ -27,6 +29,12 @@ enum {
     NODE_PING_MS = 1000,
     NODE_RETAIN_MS = 60 * 1000,
     NODE_RETAIN_FIRST_MS = 2000, /* after the start */
+    NODE_GUESTS_MAX = 65536,     /* peers' runs here, with those whose end is not taken yet */
+    NODE_REMOTES_MAX = 262144,   /* runs that peers have */
+    NODE_OFFER_MS = 3000,        /* for the answer to an offer */
+    NODE_REPORT_MS = 30000,      /* for the answer to an end */
+    NODE_CHECK_MS = 5000,        /* between two looks at what peers have of ours */
+    NODE_MISSING_MS = 30000,     /* a peer that nobody knows of: its attempts are lost */
 };
 
 /* A job document in force; counted, never changed. */
@@ -64,7 +72,7 @@ struct node_image {
     unsigned refs; /* by attempts */
 };
 
-enum live_stage { LIVE_FREE, LIVE_PLACING, LIVE_PREPARING, LIVE_LAUNCHING, LIVE_RUNNING };
+enum live_stage { LIVE_FREE, LIVE_PLACING, LIVE_OFFERING, LIVE_PREPARING, LIVE_LAUNCHING, LIVE_RUNNING };
 /* What the next round of settle tells the core about this attempt. */
 enum live_answer {
     LIVE_NOTHING,
@@ -90,6 +98,8 @@ struct node_live {
     char detail[ERR_TEXT_MAX];
     struct run run; /* as the last effect gave it */
     struct node_doc *doc;
+    struct node_guest *guest; /* a peer's run; NULL: one of the queue's */
+    unsigned tries;           /* offers so far */
     struct node_image *image;
     bool waits_for_image;
     bool asking; /* the store or the images owe an answer for it */
@@ -98,6 +108,98 @@ struct node_live {
     struct telemetry_meter meter;
     struct telemetry_series series;
     uint64_t generation; /* told apart from another use of the same place */
+};
+
+/* ---- other nodes ---- */
+
+/* How a member is reached. */
+struct node_place {
+    struct list link;
+    char name[RUN_NODE_CAP];
+    char host[64]; /* a literal address */
+    uint16_t port;
+    bool tls;
+    bool alive;
+    bool draining;
+    bool hidden; /* no agent of ours: it takes no runs */
+};
+
+/* A POST to a peer. fn comes once, from the loop, never inside the call, unless it is cancelled. */
+struct node_call;
+/* rc 0: text is the answer, status 200. Else -Exxx, or -EREMOTEIO with the status of a refusal.
+ * never: the peer has not got it, for sure. */
+struct node_call_end {
+    int rc;
+    int status;
+    bool never;
+    struct str text;
+    const char *why;
+};
+typedef void node_call_fn(void *arg, const struct node_call_end *end);
+
+/* An attempt of ours that a peer has, or is asked to take. */
+enum node_remote_state { REMOTE_OFFERED, REMOTE_HELD };
+
+struct node_remote {
+    struct list link;
+    struct node *node;
+    struct ulid id; /* the map's key */
+    uint32_t epoch, attempt;
+    char peer[RUN_NODE_CAP];
+    enum node_remote_state state;
+    bool started;
+    bool stop;               /* it is to end: told again until it does */
+    uint64_t heard_ms;       /* when the peer last said that it has it */
+    uint64_t missing_ms;     /* since when the peer is no member; 0: it is one */
+    struct node_call *offer; /* OFFERED */
+    struct node_live *live;  /* OFFERED */
+    uint64_t memory_bytes;
+    bool ending; /* its end is being written down */
+};
+
+/* A body on its way from a peer into a file. */
+struct node_fetch;
+/* rc 0: all of it is in the file, durable. Comes once, from the loop, unless it is cancelled. */
+typedef void node_fetch_fn(void *arg, int rc, const char *why);
+
+/* A peer's attempt here, from its acceptance until the owner has taken its end. */
+enum guest_stage {
+    GUEST_NOTING,    /* its note and payload are being written; then the offer is answered */
+    GUEST_BACK,      /* of an earlier life: the launcher says whether it runs or has ended */
+    GUEST_FETCHING,  /* the payload comes from the owner */
+    GUEST_PREPARING, /* image, launcher */
+    GUEST_WAITING,   /* for the next try: there was no slot after all, or no payload */
+    GUEST_RUNNING,
+    GUEST_ENDED, /* until the owner has taken it */
+    GUEST_OVER,  /* let go: freed as soon as no work is under way for it */
+};
+
+struct node_guest {
+    struct list link;
+    struct node *node;
+    struct run run; /* id: the map's key */
+    struct node_doc *doc;
+    char owner[RUN_NODE_CAP];
+    enum guest_stage stage;
+    bool stop;     /* the owner wants its end */
+    bool unwanted; /* ... and does not want to hear of it */
+    bool told;     /* the owner knows that it runs */
+    bool gathered; /* report has the samples and the files that are small */
+    bool sent[NODE_FILES]; /* that need no transfer of their own (any more) */
+    unsigned tries;
+    uint64_t due_ms;   /* the next try at whatever waits; 0: nothing does */
+    uint64_t ended_ms; /* when it ended here */
+    struct node_report report;
+    struct loop_work work; /* the note, or gathering */
+    int work_rc;
+    struct buf note;
+    char *payload; /* of the offer, until it is written */
+    size_t payload_len;
+    struct node_fetch *fetch;
+    struct node_call *call;  /* `started` or `end` */
+    struct http_call *put;   /* the file number `putting` */
+    size_t putting;
+    struct node_query *asks; /* who offered it and waits */
 };
 
 /* A call of the API that waits for the core's answer. */
@@ -155,6 +257,9 @@ struct node_query {
     void *arg; /* of the caller */
     bool forgotten;
     struct ulid id;
+    uint32_t attempt;
+    struct loop_defer later;
+    struct node_error error; /* of an answer that waits for `later` */
     union {
         node_job_fn *job;
         node_jobs_fn *jobs;
@@ -183,15 +288,33 @@ struct node {
     uint32_t id32;
     struct ulid_gen ids;
     struct sandbox_hello hello;
-    int runs_fd, spool_fd, samples_fd;
+    int runs_fd, spool_fd, samples_fd, guests_fd, outputs_fd;
     uint64_t started_ms;
     uint64_t next_token;
     uint64_t next_generation;
     bool said_hello, loading, ready, draining, drained, closing;
     bool stepping;       /* inside node_feed() */
     bool capacity_freed; /* to be told in the next round */
+    /* Of the last step. */
+    char last_offer[RUN_NODE_CAP];
+    bool last_recall;
+    enum node_guest_answer last_guest;
 
-    struct loop_timer tick, ping, sample, retain;
+    struct http_client *http;         /* short questions between nodes */
+    struct http_client *http_streams; /* whatever may take long */
+    struct list places;               /* struct node_place */
+    struct map place_names;
+    struct list calls; /* struct node_call */
+    struct map remotes;
+    struct list remote_list;
+    struct list end_waits; /* struct node_query: answered when that run's end is durable */
+    struct map guests;
+    struct list guest_list;
+    size_t guests_live; /* not ended */
+    uint64_t guests_stop_ms, guests_wait_ms; /* a drain: stop them then; wait for reports so long */
+    uint64_t check_ms;                       /* the next look at what peers have of ours */
+
+    struct loop_timer tick, ping, sample, retain, peers;
     struct loop_defer settle;
     struct list live, live_free, pending;
     struct node_live *lives;
@@ -272,10 +395,82 @@ enum { NODE_SAMPLES_NAME_CAP = ULID_TEXT_CAP + 12 };
 void node_samples_name(struct ulid id, uint32_t attempt, char dst[NODE_SAMPLES_NAME_CAP]);
 /* Keeps an ended attempt's samples for GET /v1/runs/{id}/samples; not durable. */
 void node_samples_keep(struct node_live *l);
+/* The same document for the owner of a guest; none when there are none, or they are too many. */
+void node_samples_text(struct node_live *l, struct node_bytes *ret);
 void node_placement_keep(struct node *n, const struct node_event *ev,
                          const struct node_effects *fx);
 
+static inline const char *node_id_text(struct ulid id, char dst[ULID_TEXT_CAP])
+{
+    ulid_format(id, dst);
+    return dst;
+}
+
+/* -- uv_node_peer.c: how peers are reached, and what they ask -- */
+void node_peers_init(struct node *n, uint64_t k0, uint64_t k1);
+int node_peers_start(struct node *n, struct err *e);
+void node_peers_look(struct node *n); /* four times a second */
+uint32_t node_id_of(struct str name); /* what a run's id has of its entry node */
+void node_peers_free(struct node *n);
+/* Tells the core, too. host: a literal address. */
+void node_place_set(struct node *n, const struct node_place *p);
+void node_place_gone(struct node *n, struct str name);
+const struct node_place *node_place_find(const struct node *n, struct str name);
+struct node_call *node_call_post(struct node *n, const char *peer, const char *target,
+                                 const struct buf *body, uint64_t deadline_ms, node_call_fn *fn,
+                                 void *arg);
+struct node_call *node_call_cancel(struct node_call *c); /* NULL is fine; returns NULL */
+/* GET target of that peer into the file name (new, mode 0444) of dirfd; bytes: its exact length.
+ * NULL: no memory. */
+struct node_fetch *node_fetch_start(struct node *n, const char *peer, const char *target, int dirfd,
+                                    const char *name, uint64_t bytes, node_fetch_fn *fn, void *arg);
+struct node_fetch *node_fetch_cancel(struct node_fetch *f); /* NULL is fine; returns NULL */
+/* A question of a peer; answered by node_query_say() or node_query_refuse(), from the loop. */
+struct node_query *node_query_new(struct node *n, node_text_fn *fn, void *arg);
+void node_query_say(struct node_query *q, enum node_says says);
+void node_query_text(struct node_query *q); /* q->text is the answer */
+void node_query_refuse(struct node_query *q, enum node_code code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* -- uv_node_remote.c: runs of ours that peers have -- */
+void node_remote_offer(struct node_live *l, const char *peer);
+/* False: no peer has it. */
+bool node_remote_stop(struct node *n, struct ulid id, uint32_t attempt);
+/* Before RECOVERED: the run is on another node, as far as the store knows. */
+void node_remote_recover(struct node *n, const struct run *run);
+void node_remote_ended(struct node *n, const struct run *run); /* JOB_FX_ENDED */
+void node_remote_peer_gone(struct node *n, const char *peer);
+void node_remote_look(struct node *n); /* every NODE_CHECK_MS */
+void node_remote_free_all(struct node *n);
+/* The remote when the peer has just this attempt, else NULL. */
+struct node_remote *node_remote_match(struct node *n, struct str peer, struct ulid id,
+                                      uint32_t epoch, uint32_t attempt);
+void node_remote_said_started(struct node *n, struct node_query *q, struct str from,
+                              struct str body);
+void node_remote_said_ended(struct node *n, struct node_query *q, struct str from, struct str body);
+
+/* -- uv_node_guest.c, uv_node_report.c: runs of peers here -- */
+struct node_guest *node_guest_find(struct node *n, struct ulid id);
+void node_guest_offered(struct node *n, struct node_query *q, struct str from, struct str body);
+void node_guest_cancelled(struct node *n, struct node_query *q, struct str from, struct str body);
+void node_guest_checked(struct node *n, struct node_query *q, struct str from, struct str body);
+void node_guest_settled(struct node_live *l, enum live_answer answer);
+void node_guest_started(struct node_guest *g, const struct sandbox_started *s, enum run_start kind);
+void node_guest_ended(struct node_guest *g, const struct job_result *r);
+void node_guest_let_go(struct node_guest *g);
+void node_guest_over(struct node_guest *g);
+int node_guests_load(struct node *n);    /* at the start, before ADOPT */
+void node_guests_adopted(struct node *n); /* the launcher has told all */
+void node_guests_look(struct node *n);   /* whatever is due */
+void node_guests_kick(struct node *n, const char *owner); /* it is back: report now */
+void node_guests_drain(struct node *n, uint64_t grace_ms);
+bool node_guests_drained(struct node *n);
+void node_guests_free(struct node *n);
+void node_report_go(struct node_guest *g); /* the next step of telling the owner the end */
+void node_report_started(struct node_guest *g);
+
 /* -- uv_node_clean.c: what nothing needs any more -- */
+void node_removal_add(struct node *n, struct ulid run, uint32_t attempt);
 /* Tells the launcher which layers images still refer to: it removes the others that nothing uses.
  */
 void node_layers_sweep(struct node *n);
@@ -294,5 +489,24 @@ void node_spool_remove(int spool_fd, const char *name);
 void node_samples_write(int samples_fd, const char *name, const void *data, size_t n);
 /* Removes what an earlier life left half-uploaded: every name that is not a run's. */
 void node_spool_sweep(int spool_fd);
+/* A new file of mode 0444 in the place of any of that name: the descriptor or -Exxx. */
+int node_file_new(int dirfd, const char *name);
+int node_file_write(int dirfd, const char *name, const void *data, size_t n); /* not synced */
+/* What an attempt on a peer left, as a directory "<RUNID>.<attempt>" like the launcher's: the files
+ * that are there, each durable. */
+int node_output_write(int outputs_fd, const char *dir_name,
+                      const struct node_bytes files[NODE_FILES]);
+/* Moves spool/`name` there as `file`. */
+int node_output_move(int outputs_fd, const char *dir_name, const char *file, int spool_fd,
+                     const char *name);
+/* Reads the files of runs/`dir_name` that are small enough (all together NODE_MSG_FILES_MAX) into
+ * files, and says in sent[] which are not left to be sent apart. None when the attempt wrote
+ * nothing. */
+int node_output_gather(int runs_fd, const char *dir_name, struct node_bytes files[NODE_FILES],
+                       bool sent[NODE_FILES]);
+/* A file of an attempt's directory, for reading: the descriptor and its length, or -Exxx. */
+int node_output_file(int dirfd, const char *dir_name, const char *file, uint64_t *ret_bytes);
+/* Calls fn with the name and text of each file in the directory. */
+int node_notes_each(int dirfd, void (*fn)(void *arg, const char *name, struct str text), void *arg);
 
 #endif

@@ -174,21 +174,24 @@ static void ask_place(struct node_live *l)
     struct node *n = l->node;
     struct str require[JOB_REQUIRE_MAX];
     struct node_event ev = { .type = NODE_EV_PLACE };
-    const struct job *job = l->doc->job;
     const struct node_image *img = image_find(n, &l->run.image_digest);
+    struct run now;
 
-    for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
-        require[i] = str_of(job->require.v[i]);
-        ev.request.require_len = i + 1;
+    if (l->tries != 0 && job_core_run(node_core_jobs(n->core), l->id, &now) && now.cancel_asked) {
+        node_live_answer(l, LIVE_NO_ROOM); /* it ends then */
+        return;
     }
-    ev.request.require = require;
-    ev.request.memory_bytes = l->run.limits.memory_bytes;
-    ev.request.cpu_milli = (uint32_t)l->run.limits.cpus_milli;
+    node_request_of(&l->run, l->doc->job, require, &ev.request);
+    ev.image = node_image_hash(&l->run.image_digest);
     ev.image_warm = img != NULL && img->state == NODE_IMAGE_READY;
     ev.job.id = l->id;
     ev.job.attempt = l->attempt;
     uint64_t generation = l->generation;
     node_feed(n, &ev);
+    if (n->last_offer[0] != '\0') {
+        node_remote_offer(l, n->last_offer);
+        return;
+    }
     /* No PREPARE followed: no room, refused, or cancelled meanwhile. */
     if (l->generation == generation && l->stage == LIVE_PLACING) {
         node_live_free(l);
@@ -422,10 +425,20 @@ void node_fx_stop(struct node *n, struct ulid id, uint32_t attempt)
 {
     struct node_live *l = node_live_find(n, id, attempt);
 
+    if (node_remote_stop(n, id, attempt)) {
+        return;
+    }
     /* Not asked for yet: the answer to PLACE or PREPARE still comes, and the queue then ends it. */
     if (l == NULL || l->stage >= LIVE_LAUNCHING) {
         (void)sandbox_client_stop(n->client, id, attempt);
     }
+}
+
+static struct node_guest *guest_of(struct node *n, struct ulid id, uint32_t attempt)
+{
+    struct node_guest *g = node_guest_find(n, id);
+
+    return g != NULL && g->run.attempt == attempt ? g : NULL;
 }
 
 static void on_started(void *arg, struct sandbox_started *s)
@@ -437,9 +450,15 @@ static void on_started(void *arg, struct sandbox_started *s)
     };
     struct node *n = arg;
     struct node_live *l = node_live_find(n, s->run, s->attempt);
+    struct node_guest *g = guest_of(n, s->run, s->attempt);
     struct run run;
 
-    if (l == NULL && job_core_run(node_core_jobs(n->core), s->run, &run) &&
+    if (l == NULL && g != NULL) {
+        l = node_live_add(n, &g->run);
+        if (l != NULL) {
+            l->guest = g;
+        }
+    } else if (l == NULL && job_core_run(node_core_jobs(n->core), s->run, &run) &&
         run.attempt == s->attempt) {
         l = node_live_add(n, &run); /* taken up after a restart */
     }
@@ -451,6 +470,10 @@ static void on_started(void *arg, struct sandbox_started *s)
         l->fds = s->fds;
         l->started_ms = loop_now_ms(n->loop);
         telemetry_meter_init(&l->meter, &s->base, s->started_wall_us, s->peak_was_reset);
+    }
+    if (g != NULL) {
+        node_guest_started(g, s, kinds[s->kind]);
+        return;
     }
     struct job_event ev = { .type = JOB_EV_STARTED,
                             .id = s->run,
@@ -469,7 +492,8 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
     struct telemetry_totals totals;
     struct job_result result;
     struct sandbox_result r = s->result;
-    if (s->adopted && !job_core_run(node_core_jobs(n->core), s->run, &known)) {
+    struct node_guest *g = guest_of(n, s->run, s->attempt);
+    if (g == NULL && s->adopted && !job_core_run(node_core_jobs(n->core), s->run, &known)) {
         node_orphan_check(n, s->run, s->attempt); /* ended in an earlier life, or nobody's */
         return;
     }
@@ -482,8 +506,16 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
     node_result_of(&r, &totals, &result);
     if (l != NULL) {
         INSIST(l->answer == LIVE_NOTHING);
-        node_samples_keep(l);
+        if (g != NULL) {
+            node_samples_text(l, &g->report.samples);
+        } else {
+            node_samples_keep(l);
+        }
         node_live_free(l);
+    }
+    if (g != NULL) {
+        node_guest_ended(g, &result);
+        return;
     }
     struct job_event ev = {
         .type = JOB_EV_ENDED, .id = s->run, .attempt = s->attempt, .result = &result
@@ -527,6 +559,10 @@ void node_live_settle(struct node_live *l)
 
     l->answer = LIVE_NOTHING;
     list_remove(&l->pending);
+    if (l->guest != NULL) {
+        node_guest_settled(l, answer);
+        return;
+    }
     if (answer == LIVE_ASK_PLACE) {
         ask_place(l);
         return;
@@ -599,6 +635,7 @@ static void on_adopted(void *arg)
     node_feed_job(n, &ev);
     if (!n->ready) {
         n->ready = true;
+        node_guests_adopted(n);
         n->opt.on_ready(n->opt.arg);
         (void)sandbox_client_ready(n->client, "accepting runs");
     }

@@ -162,16 +162,10 @@ static void keep_payload(struct node_request *r)
 static bool possible(struct node_request *r)
 {
     struct str require[JOB_REQUIRE_MAX];
-    const struct job *job = r->doc->job;
-    struct route_request req = { .memory_bytes = r->run.limits.memory_bytes,
-                                 .cpu_milli = (uint32_t)r->run.limits.cpus_milli,
-                                 .require = require };
+    struct route_request req;
     struct route_verdict verdict;
 
-    for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
-        require[i] = str_of(job->require.v[i]);
-        req.require_len = i + 1;
-    }
+    node_request_of(&r->run, r->doc->job, require, &req);
     if (node_core_possible(r->node->core, &req, &verdict)) {
         return true;
     }

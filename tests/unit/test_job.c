@@ -11,6 +11,7 @@
 
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
+#include "common/base64.h"
 #include "common/mem.h"
 
 static struct settings set;
@@ -337,7 +338,7 @@ static void payloads_are_of_one_offs(void **state)
     for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
         char *p = NULL;
         size_t n;
-        assert_int_equal(job_base64(str_of(broken[i]), &p, &n), -EINVAL);
+        assert_int_equal(base64_decode(str_of(broken[i]), &p, &n), -EINVAL);
         assert_null(p);
     }
 }

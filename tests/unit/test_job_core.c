@@ -850,6 +850,123 @@ static void the_priority_queue_sorts(void **state)
     test_free(el);
 }
 
+/* --- on another node --- */
+
+static struct job_event elsewhere(const struct job_effect *fx, enum job_event_type type)
+{
+    struct job_event ev = on(fx, type);
+
+    ev.node = "n2";
+    ev.elsewhere = true;
+    return ev;
+}
+
+static void a_run_elsewhere_is_only_watched(void **state)
+{
+    struct bench *b = bench_new(20);
+    struct run r = run_of(b, "j", 0);
+    struct job_counts n;
+
+    (void)state;
+    recovered(b);
+    struct ulid id = submit(b, &r);
+    struct job_effect place = must(b, JOB_FX_PLACE);
+    step(b, elsewhere(&place, JOB_EV_PLACED));
+    assert_null(fx_of(b, JOB_FX_PREPARE, 0));
+    assert_string_equal(must(b, JOB_FX_CHANGED).run->node, "n2");
+    job_core_counts(b->c, &n);
+    assert_int_equal(n.active, 1);
+    assert_int_equal(n.elsewhere, 1);
+    /* A drain neither stops it nor waits for it. */
+    step(b, (struct job_event){ .type = JOB_EV_DRAIN, .drain_ms = 0 });
+    assert_null(fx_of(b, JOB_FX_STOP, 0));
+    (void)must(b, JOB_FX_DRAINED);
+    step(b, elsewhere(&place, JOB_EV_STARTED));
+    assert_int_equal(must(b, JOB_FX_CHANGED).run->state, RUN_RUNNING);
+    end(b, id, 1, RUN_REASON_EXIT, 0);
+    assert_int_equal(must(b, JOB_FX_STORE).run->state, RUN_SUCCEEDED);
+    job_core_counts(b->c, &n);
+    assert_int_equal(n.active + n.elsewhere + n.running, 0);
+    bench_free(b);
+}
+
+static void a_lost_node_costs_a_retry_only_when_it_ran(void **state)
+{
+    const struct job_result lost = { .reason = RUN_REASON_NODE_LOST, .exit_code = -1 };
+    struct job_result innocent = lost;
+    struct bench *b = bench_new(20);
+    struct run r = run_of(b, "", 0);
+
+    (void)state;
+    innocent.innocent = true;
+    r.policy.retries_asked_max = 1;
+    recovered(b);
+    struct ulid id = submit(b, &r);
+    for (uint32_t attempt = 1; attempt <= 3; attempt++) {
+        struct job_effect place = must(b, JOB_FX_PLACE);
+        step(b, elsewhere(&place, JOB_EV_PLACED));
+        step(b, (struct job_event){ .type = JOB_EV_ENDED,
+                                    .id = id,
+                                    .attempt = attempt,
+                                    .result = attempt == 1 ? &innocent : &lost });
+        if (attempt < 3) {
+            assert_int_equal(get(b, id).attempt, attempt + 1);
+            assert_int_equal(get(b, id).retries, attempt - 1);
+        }
+    }
+    assert_int_equal(must(b, JOB_FX_STORE).run->state, RUN_LOST);
+    bench_free(b);
+}
+
+static void what_another_node_holds_is_taken_up(void **state)
+{
+    static const enum run_state states[] = { RUN_PREPARING, RUN_RUNNING };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        struct bench *b = bench_new(20);
+        struct run r = run_of(b, "", 0);
+        run_move(&r, RUN_PLACED, T0);
+        run_move(&r, RUN_PREPARING, T0);
+        if (states[i] == RUN_RUNNING) {
+            run_move(&r, RUN_RUNNING, T0);
+        }
+        run_set_text(r.node, sizeof r.node, STR("n2"));
+        step(b, (struct job_event){ .type = JOB_EV_RECOVER, .run = &r });
+        step(b, (struct job_event){ .type = JOB_EV_HELD, .id = r.id, .attempt = 1 });
+        recovered(b);
+        assert_null(fx_of(b, JOB_FX_PLACE, 0));
+        assert_int_equal(get(b, r.id).state, states[i]);
+        step(b, (struct job_event){ .type = JOB_EV_STARTED, .id = r.id, .attempt = 1 });
+        assert_null(fx_of(b, JOB_FX_STOP, 0));
+        assert_int_equal(get(b, r.id).state, RUN_RUNNING);
+        end(b, r.id, 1, RUN_REASON_EXIT, 3);
+        assert_int_equal(must(b, JOB_FX_STORE).run->exit_code, 3);
+        bench_free(b);
+    }
+}
+
+static void a_drain_may_send_the_queue_away(void **state)
+{
+    struct bench *b = bench_new(20);
+    struct run r = run_of(b, "", 0);
+
+    (void)state;
+    recovered(b);
+    (void)submit(b, &r);
+    struct job_effect place = must(b, JOB_FX_PLACE);
+    step(b, on(&place, JOB_EV_NO_ROOM));
+    step(b, (struct job_event){ .type = JOB_EV_DRAIN, .drain_ms = UINT64_MAX, .forward = true });
+    tick(b, JOB_NO_ROOM_MS);
+    place = must(b, JOB_FX_PLACE);
+    step(b, on(&place, JOB_EV_PLACED)); /* not here */
+    assert_null(fx_of(b, JOB_FX_PREPARE, 0));
+    place = must(b, JOB_FX_PLACE);
+    step(b, elsewhere(&place, JOB_EV_PLACED));
+    assert_int_equal(must(b, JOB_FX_CHANGED).run->state, RUN_PREPARING);
+    bench_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -872,6 +989,10 @@ int main(void)
         cmocka_unit_test(an_ended_run_can_be_retried),
         cmocka_unit_test(a_drain_stops_and_keeps),
         cmocka_unit_test(recovery_takes_up_what_was),
+        cmocka_unit_test(a_run_elsewhere_is_only_watched),
+        cmocka_unit_test(a_lost_node_costs_a_retry_only_when_it_ran),
+        cmocka_unit_test(what_another_node_holds_is_taken_up),
+        cmocka_unit_test(a_drain_may_send_the_queue_away),
         cmocka_unit_test(many_runs_cost_little),
         cmocka_unit_test(the_way_in_survives_no_memory),
         cmocka_unit_test(the_priority_queue_sorts),

@@ -1,6 +1,8 @@
-#include <errno.h>
+#include "common/base64.h"
 
-#include "agent/jobs/jobs_internal.h"
+#include <errno.h>
+#include <stdint.h>
+
 #include "common/mem.h"
 
 static int value_of(char c)
@@ -46,7 +48,7 @@ static size_t decode_group(const char *p, bool last, char dst[3])
     return 3 - pad;
 }
 
-int job_base64(struct str text, char **ret, size_t *ret_len)
+int base64_decode(struct str text, char **ret, size_t *ret_len)
 {
     size_t len = 0;
 
@@ -69,5 +71,28 @@ int job_base64(struct str text, char **ret, size_t *ret_len)
     out[len] = '\0';
     *ret = TAKE(out);
     *ret_len = len;
+    return 0;
+}
+
+int base64_encode(struct buf *out, const void *data, size_t n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const uint8_t *p = data;
+    char *to = buf_reserve(out, (n + 2) / 3 * 4);
+
+    if (to == NULL) {
+        return buf_error(out);
+    }
+    for (size_t i = 0; i < n; i += 3) {
+        size_t left = n - i;
+        uint32_t bits = (uint32_t)p[i] << 16;
+        bits |= left > 1 ? (uint32_t)p[i + 1] << 8 : 0;
+        bits |= left > 2 ? (uint32_t)p[i + 2] : 0;
+        *to++ = digits[bits >> 18];
+        *to++ = digits[bits >> 12 & 63U];
+        *to++ = left > 1 ? digits[bits >> 6 & 63U] : '=';
+        *to++ = left > 2 ? digits[bits & 63U] : '=';
+    }
+    buf_grow(out, (n + 2) / 3 * 4);
     return 0;
 }

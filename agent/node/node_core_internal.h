@@ -1,0 +1,52 @@
+/*
+ * node_core_internal - the inside of the core: what node.c and node_peers.c share.
+ */
+#ifndef AGENT_NODE_CORE_INTERNAL_H
+#define AGENT_NODE_CORE_INTERNAL_H
+
+#include "agent/node/node_internal.h"
+#include "common/map.h"
+
+struct node_core_peer {
+    struct node_peer p; /* facts and images point to what this owns */
+    uint64_t seen_ms;   /* when p's load was true */
+    uint64_t blocked_ms; /* not offered anything before this time */
+    struct route_fact *facts;
+    char *facts_text; /* what the facts' strings point into */
+    uint64_t *images; /* sorted */
+    char name[RUN_NODE_CAP];
+};
+
+struct node_core {
+    struct job_core *jobs;
+    char name[RUN_NODE_CAP];
+    struct node_room room;
+    struct map held; /* struct reservation by run id */
+    unsigned slots_used;
+    uint64_t memory_used;
+    uint64_t run_us; /* how long runs take: a moving mean; 0: none has ended */
+    uint64_t now_ms;
+    struct route_fact facts[NODE_FACTS_MAX];
+    size_t facts_len;
+    struct node_core_peer **peers; /* by name */
+    size_t peers_len, peers_cap;
+    /* Of the last decision; room for this node and all peers. */
+    struct route_candidate *candidates;
+    struct route_verdict *verdicts;
+};
+
+/* This node as a candidate. */
+struct route_candidate node_core_self(const struct node_core *c);
+/* Fills candidates[1 …] with the peers; how many there are in all, this node (set by the caller)
+ * counted. */
+size_t node_core_candidates(struct node_core *c, uint64_t image);
+int node_core_peers_init(struct node_core *c); /* -ENOMEM */
+struct node_core_peer *node_core_peer_find(const struct node_core *c, struct str name);
+/* NODE_EV_PEER. True: there is more room now than before. */
+bool node_core_peer_set(struct node_core *c, const struct node_peer *p);
+/* Room that was promised to a run there, or that it gave back. */
+void node_core_peer_take(struct node_core_peer *p, uint64_t memory_bytes);
+void node_core_peer_give(struct node_core_peer *p, uint64_t memory_bytes);
+void node_core_peers_release(struct node_core *c);
+
+#endif
