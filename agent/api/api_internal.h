@@ -132,12 +132,19 @@ void api_proxy(struct api_call *c, const char *node);
 bool api_proxy_run(struct api_call *c);
 bool api_proxy_node(struct api_call *c);
 
+/* -- uv_api_cluster.c: what all nodes answer together -- */
+
+/* This node's page of runs; answers with everybody's. Releases own. */
+void api_runs_send(struct api_call *c, struct buf *own, size_t limit);
+
 /* -- operations, by enum api_op -- */
 
 typedef void api_op_fn(struct api_call *c);
+/* uv_api_cluster.c */
+api_op_fn api_status, api_node_list;
 /* uv_api_node.c */
-api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi, api_status;
-api_op_fn api_node_list, api_node_get, api_node_drain;
+api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi;
+api_op_fn api_node_get, api_node_drain;
 api_op_fn api_image_list, api_image_delete, api_image_prune;
 /* uv_api_jobs.c */
 api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;

@@ -109,11 +109,6 @@ void api_metrics(struct api_call *c)
     buf_release(&b);
 }
 
-void api_status(struct api_call *c)
-{
-    node_status(c->api->node, api_answer_text, c);
-}
-
 /* -- nodes -- */
 
 static void self_send(struct api_call *c)
@@ -122,20 +117,6 @@ static void self_send(struct api_call *c)
     struct json_w w;
     json_w_init(&w, &b, false);
     node_self_json(c->api->node, &w);
-    api_send_json(c, 200, &b);
-}
-
-void api_node_list(struct api_call *c)
-{
-    struct buf b = BUF_INIT(API_JSON_MAX);
-    struct json_w w;
-    json_w_init(&w, &b, false);
-    json_w_obj(&w);
-    json_w_key(&w, "nodes");
-    json_w_arr(&w);
-    node_self_json(c->api->node, &w);
-    json_w_end(&w);
-    json_w_end(&w);
     api_send_json(c, 200, &b);
 }
 

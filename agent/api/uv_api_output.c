@@ -364,8 +364,9 @@ static void peer_done(void *arg, struct http_call *up, int rc, int status, const
 /* True: a peer has this attempt, and is asked. */
 static bool peer_ask(struct follow *f)
 {
-    static const char *const streams[] = { [SANDBOX_STDOUT] = "stdout",
-                                           [SANDBOX_STDERR] = "stderr" };
+    static const char *const streams[] = {
+        [SANDBOX_STDOUT] = "stdout", [SANDBOX_STDERR] = "stderr"
+    };
     const struct http_call_events events = {
         .on_head = peer_head, .on_data = peer_data, .on_done = peer_done, .arg = f
     };
@@ -394,8 +395,8 @@ static bool peer_ask(struct follow *f)
             (void)buf_addf(&target, "&tail=%llu", (unsigned long long)f->tail);
         }
     }
-    f->up = http_call_new(node_http(c->api->node), &to, "GET", buf_cstr(&target), UINT64_MAX,
-                          &events);
+    f->up =
+        http_call_new(node_http(c->api->node), &to, "GET", buf_cstr(&target), UINT64_MAX, &events);
     if (f->up == NULL) {
         return false;
     }

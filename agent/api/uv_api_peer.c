@@ -34,8 +34,8 @@ bool api_peer_name(const struct api_call *c, struct str *ret)
 {
     const struct settings *s = node_settings(c->api->node);
     struct str name = http1_header(c->head, "Agent-Node");
-    bool open = c->api->tokens == NULL &&
-                (s->auth.insecure || settings_addr_is_loopback(s->http.listen));
+    bool open =
+        c->api->tokens == NULL && (s->auth.insecure || settings_addr_is_loopback(s->http.listen));
 
     if (!open || name.n == 0 || name.n >= NODE_NAME_CAP) {
         return false;
@@ -169,15 +169,14 @@ static void output_take(struct api_call *c, struct str from)
         return;
     }
     if (api_query_u64(c->head->query, "attempt", 1, RUN_ATTEMPT_MAX, 0, &attempt, &e) != 0 ||
-        attempt == 0 ||
-        http1_query(c->head->query, "file", 0, p->file, sizeof(p->file)) != 0 ||
+        attempt == 0 || http1_query(c->head->query, "file", 0, p->file, sizeof(p->file)) != 0 ||
         !c->head->has_length) {
         api_fail(c, 400, "bad_request", "attempt, file and Content-Length are needed");
         return;
     }
     p->attempt = (uint32_t)attempt;
-    if (node_peer_may_put(c->api->node, from, p->id, p->attempt, str_of(p->file),
-                          c->head->length, &error) != NODE_OK) {
+    if (node_peer_may_put(c->api->node, from, p->id, p->attempt, str_of(p->file), c->head->length,
+                          &error) != NODE_OK) {
         api_fail_node(c, &error);
         return;
     }

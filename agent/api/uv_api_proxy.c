@@ -151,10 +151,9 @@ static void body_end(void *arg, struct http_req *req, int status)
 
 static void send_up(struct proxy *p, const struct http_target *to)
 {
-    static const struct http_call_events none = { .on_head = on_head,
-                                                  .on_data = on_data,
-                                                  .on_drain = body_room,
-                                                  .on_done = on_done };
+    static const struct http_call_events none = {
+        .on_head = on_head, .on_data = on_data, .on_drain = body_room, .on_done = on_done
+    };
     struct api_call *c = p->call;
     struct http_call_events events = none;
     char text[2048];
@@ -214,8 +213,7 @@ bool api_proxy_run(struct api_call *c)
     char owner[NODE_NAME_CAP];
     struct ulid id;
     if (c->route->reach != API_REACH_RUN || api_is_hop(c) ||
-        ulid_parse(str_of(c->param), &id) != 0 ||
-        !node_run_owner(c->api->node, id, owner)) {
+        ulid_parse(str_of(c->param), &id) != 0 || !node_run_owner(c->api->node, id, owner)) {
         return false;
     }
     api_proxy(c, owner);

@@ -32,7 +32,10 @@ static void list_came(void *arg, const struct node_error *error, const struct ru
         json_w_null(&w);
     }
     json_w_end(&w);
-    api_send_json(c, 200, &b);
+    size_t limit = 0;
+    struct err e;
+    (void)api_query_limit(c->head->query, &limit, &e); /* it was right before */
+    api_runs_send(c, &b, limit);
 }
 
 /* An optional parameter as text; false: answered. */

@@ -87,7 +87,7 @@ struct job_entry {
     bool stop_sent;     /* by a drain, or for overtime */
     bool overtime;
     bool elsewhere; /* PREPARING to RUNNING: on another node */
-    bool manual; /* STORING: a RETRY, not a new run */
+    bool manual;    /* STORING: a RETRY, not a new run */
     uint32_t packed_cap;
     uint8_t *packed;
 };

@@ -144,8 +144,8 @@ static void place(struct job_core *c, struct job_queue *q)
 
 void job_core_dispatch(struct job_core *c)
 {
-    while (c->recovered && (!c->draining || c->drain_forward) && c->misses < JOB_MISSES_MAX && c->ready.root != NULL &&
-           c->n_placing < JOB_PLACING_MAX) {
+    while (c->recovered && (!c->draining || c->drain_forward) && c->misses < JOB_MISSES_MAX &&
+           c->ready.root != NULL && c->n_placing < JOB_PLACING_MAX) {
         if (!job_core_has_room(c)) {
             c->more = true;
             return;

@@ -32,14 +32,14 @@
  * run. A run without room does not hold up other jobs, until it was passed over JOB_PASSED_MAX
  * times: what becomes free is then kept for it. CAPACITY is what makes the queue try again.
  *
- * Elsewhere. A run may be PLACED on another node: that node prepares and launches it, so there is no
- * PREPARE and no LAUNCH here; its STARTED and ENDED come as they do for a run of this node's. It is
- * not stopped by a drain, which does not wait for it either.
+ * Elsewhere. A run may be PLACED on another node: that node prepares and launches it, so there is
+ * no PREPARE and no LAUNCH here; its STARTED and ENDED come as they do for a run of this node's. It
+ * is not stopped by a drain, which does not wait for it either.
  *
  * Start. All unfinished runs of the store come as RECOVER; then what the launcher knows, as STARTED
- * and ENDED, and what other nodes have, as HELD; then RECOVERED. Until then nothing is placed; afterwards a run that was placed or
- * preparing and that nobody knows is queued again (same attempt), a running one is lost (and tried
- * again when its policy allows).
+ * and ENDED, and what other nodes have, as HELD; then RECOVERED. Until then nothing is placed;
+ * afterwards a run that was placed or preparing and that nobody knows is queued again (same
+ * attempt), a running one is lost (and tried again when its policy allows).
  */
 #ifndef AGENT_JOBS_JOBS_CORE_H
 #define AGENT_JOBS_JOBS_CORE_H

@@ -133,8 +133,7 @@ static bool frees_room(enum job_event_type type)
 }
 
 /* A run on a peer is over: the room there is free again, as far as we know. */
-static void elsewhere_over(struct node_core *c, const struct job_event *ev,
-                           struct node_effects *fx)
+static void elsewhere_over(struct node_core *c, const struct job_event *ev, struct node_effects *fx)
 {
     struct node_core_peer *p = node_core_peer_find(c, str_of(ev->node));
     struct run run;

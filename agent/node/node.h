@@ -171,6 +171,15 @@ bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
 bool node_run_owner(struct node *n, struct ulid id, char dst[NODE_NAME_CAP]);
 /* How a member is reached: false when it is not known. host stays valid until the next event. */
 bool node_target(const struct node *n, struct str name, struct http_target *ret);
+/* The other members of the cluster, in no particular order: *pos starts at 0. */
+struct node_member {
+    const char *name;
+    char address[96];  /* of its API */
+    const char *state; /* "alive", "suspect", "dead", "left" */
+    bool alive;
+    bool hidden; /* not an agent of ours: it has no API */
+};
+bool node_member_next(const struct node *n, size_t *pos, struct node_member *ret);
 /* The client for calls that may take long, and what every call to a peer says of this node. */
 struct http_client *node_http(struct node *n);
 void node_identify(const struct node *n, struct http_call *call);

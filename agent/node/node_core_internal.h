@@ -8,8 +8,8 @@
 #include "common/map.h"
 
 struct node_core_peer {
-    struct node_peer p; /* facts and images point to what this owns */
-    uint64_t seen_ms;   /* when p's load was true */
+    struct node_peer p;  /* facts and images point to what this owns */
+    uint64_t seen_ms;    /* when p's load was true */
     uint64_t blocked_ms; /* not offered anything before this time */
     struct route_fact *facts;
     char *facts_text; /* what the facts' strings point into */

@@ -103,7 +103,7 @@ struct node_event {
     const struct route_fact *facts; /* ROOM: copied; the strings must outlive the core */
     size_t facts_len;
     struct route_request request;
-    uint64_t image; /* its hash */
+    uint64_t image;  /* its hash */
     bool image_warm; /* here */
     struct node_peer peer;
     enum node_offer_end offered;

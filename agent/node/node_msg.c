@@ -14,12 +14,9 @@ const char *const node_file_names[NODE_FILES] = { "stdout", "stderr", "stderr.ta
                                                   "exit" };
 
 static const char *const says_names[] = {
-    [NODE_SAYS_TAKEN] = "taken",
-    [NODE_SAYS_BUSY] = "busy",
-    [NODE_SAYS_DRAINING] = "draining",
-    [NODE_SAYS_IMPOSSIBLE] = "impossible",
-    [NODE_SAYS_KEPT] = "kept",
-    [NODE_SAYS_STALE] = "stale",
+    [NODE_SAYS_TAKEN] = "taken",       [NODE_SAYS_BUSY] = "busy",
+    [NODE_SAYS_DRAINING] = "draining", [NODE_SAYS_IMPOSSIBLE] = "impossible",
+    [NODE_SAYS_KEPT] = "kept",         [NODE_SAYS_STALE] = "stale",
     [NODE_SAYS_UNKNOWN] = "unknown",
 };
 _Static_assert(ARRAY_LEN(says_names) == NODE_SAYS_COUNT, "every answer has its word");

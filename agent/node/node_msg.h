@@ -86,7 +86,7 @@ struct node_bytes {
 
 struct node_report {
     struct run run;
-    bool innocent;            /* as job_result.innocent */
+    bool innocent;             /* as job_result.innocent */
     struct node_bytes samples; /* JSON */
     struct node_bytes files[NODE_FILES];
 };

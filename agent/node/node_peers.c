@@ -115,8 +115,7 @@ int node_core_peers_init(struct node_core *c)
 
 static struct node_core_peer *peer_add(struct node_core *c, struct str name, size_t at)
 {
-    if (c->peers_len == NODE_PEERS_MAX ||
-        (c->peers_len == c->peers_cap && peers_grow(c) != 0)) {
+    if (c->peers_len == NODE_PEERS_MAX || (c->peers_len == c->peers_cap && peers_grow(c) != 0)) {
         return NULL;
     }
     struct node_core_peer *p = mem_zalloc(sizeof(*p));
@@ -249,8 +248,8 @@ void node_core_peer_give(struct node_core_peer *p, uint64_t memory_bytes)
     }
     uint64_t most = p->p.room.memory_bytes;
     uint64_t now = p->p.memory_free_bytes;
-    p->p.memory_free_bytes = most - (now < most ? now : most) > memory_bytes ? now + memory_bytes
-                                                                            : most;
+    p->p.memory_free_bytes =
+        most - (now < most ? now : most) > memory_bytes ? now + memory_bytes : most;
 }
 
 static bool has_image(const struct node_core_peer *p, uint64_t image)

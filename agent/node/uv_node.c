@@ -492,7 +492,8 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         return err_set(e, -ENOMEM, "the node");
     }
     if ((rc = make_parts(n, e)) != 0 || (rc = probe(n, e)) != 0 || (rc = open_state(n, e)) != 0 ||
-        (rc = node_peers_start(n, e)) != 0 || (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
+        (rc = node_peers_start(n, e)) != 0 ||
+        (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0) {
         /* The process ends: what was opened goes with it. */
         return rc;

@@ -245,7 +245,7 @@ static void on_payload(void *arg, int rc, const char *why)
         return;
     }
     g->stage = GUEST_WAITING;
-    due_in(g, AGAIN_MS << g->tries);
+    due_in(g, (uint64_t)AGAIN_MS << g->tries);
 }
 
 /* The payload, if it is not here; then the image. */

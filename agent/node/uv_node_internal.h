@@ -72,7 +72,14 @@ struct node_image {
     unsigned refs; /* by attempts */
 };
 
-enum live_stage { LIVE_FREE, LIVE_PLACING, LIVE_OFFERING, LIVE_PREPARING, LIVE_LAUNCHING, LIVE_RUNNING };
+enum live_stage {
+    LIVE_FREE,
+    LIVE_PLACING,
+    LIVE_OFFERING,
+    LIVE_PREPARING,
+    LIVE_LAUNCHING,
+    LIVE_RUNNING
+};
 /* What the next round of settle tells the core about this attempt. */
 enum live_answer {
     LIVE_NOTHING,
@@ -118,6 +125,7 @@ struct node_place {
     char name[RUN_NODE_CAP];
     char host[64]; /* a literal address */
     uint16_t port;
+    const char *state; /* static: gossip's word */
     bool tls;
     bool alive;
     bool draining;
@@ -181,10 +189,10 @@ struct node_guest {
     struct node_doc *doc;
     char owner[RUN_NODE_CAP];
     enum guest_stage stage;
-    bool stop;     /* the owner wants its end */
-    bool unwanted; /* ... and does not want to hear of it */
-    bool told;     /* the owner knows that it runs */
-    bool gathered; /* report has the samples and the files that are small */
+    bool stop;             /* the owner wants its end */
+    bool unwanted;         /* ... and does not want to hear of it */
+    bool told;             /* the owner knows that it runs */
+    bool gathered;         /* report has the samples and the files that are small */
     bool sent[NODE_FILES]; /* that need no transfer of their own (any more) */
     unsigned tries;
     uint64_t due_ms;   /* the next try at whatever waits; 0: nothing does */
@@ -196,8 +204,8 @@ struct node_guest {
     char *payload; /* of the offer, until it is written */
     size_t payload_len;
     struct node_fetch *fetch;
-    struct node_call *call;  /* `started` or `end` */
-    struct http_call *put;   /* the file number `putting` */
+    struct node_call *call; /* `started` or `end` */
+    struct http_call *put;  /* the file number `putting` */
     size_t putting;
     struct node_query *asks; /* who offered it and waits */
 };
@@ -310,7 +318,7 @@ struct node {
     struct list end_waits; /* struct node_query: answered when that run's end is durable */
     struct map guests;
     struct list guest_list;
-    size_t guests_live; /* not ended */
+    size_t guests_live;                      /* not ended */
     uint64_t guests_stop_ms, guests_wait_ms; /* a drain: stop them then; wait for reports so long */
     uint64_t check_ms;                       /* the next look at what peers have of ours */
 
@@ -459,9 +467,9 @@ void node_guest_started(struct node_guest *g, const struct sandbox_started *s, e
 void node_guest_ended(struct node_guest *g, const struct job_result *r);
 void node_guest_let_go(struct node_guest *g);
 void node_guest_over(struct node_guest *g);
-int node_guests_load(struct node *n);    /* at the start, before ADOPT */
-void node_guests_adopted(struct node *n); /* the launcher has told all */
-void node_guests_look(struct node *n);   /* whatever is due */
+int node_guests_load(struct node *n);                     /* at the start, before ADOPT */
+void node_guests_adopted(struct node *n);                 /* the launcher has told all */
+void node_guests_look(struct node *n);                    /* whatever is due */
 void node_guests_kick(struct node *n, const char *owner); /* it is back: report now */
 void node_guests_drain(struct node *n, uint64_t grace_ms);
 bool node_guests_drained(struct node *n);

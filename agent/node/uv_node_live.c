@@ -459,7 +459,7 @@ static void on_started(void *arg, struct sandbox_started *s)
             l->guest = g;
         }
     } else if (l == NULL && job_core_run(node_core_jobs(n->core), s->run, &run) &&
-        run.attempt == s->attempt) {
+               run.attempt == s->attempt) {
         l = node_live_add(n, &run); /* taken up after a restart */
     }
     if (l == NULL) {

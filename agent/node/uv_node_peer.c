@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,10 +29,10 @@ const struct node_place *node_place_find(const struct node *n, struct str name)
 
 static void core_told(struct node *n, const struct node_place *p, enum node_peer_state state)
 {
-    struct node_event ev = { .type = NODE_EV_PEER,
-                             .peer = { .name = p->name,
-                                       .id32 = node_id_of(str_of(p->name)),
-                                       .state = state } };
+    struct node_event ev = {
+        .type = NODE_EV_PEER,
+        .peer = { .name = p->name, .id32 = node_id_of(str_of(p->name)), .state = state }
+    };
 
     node_feed(n, &ev);
 }
@@ -225,8 +226,8 @@ struct node_fetch {
     struct loop_defer defer;
     int fd;
     int rc;
-    bool done;      /* all bytes came, or it failed */
-    bool last;      /* the work under way is the last */
+    bool done; /* all bytes came, or it failed */
+    bool last; /* the work under way is the last */
     bool paused;
     bool cancelled; /* freed when the work is done */
     uint64_t left;
@@ -376,7 +377,9 @@ struct node_fetch *node_fetch_start(struct node *n, const char *peer, const char
         loop_defer_post(n->loop, &f->defer);
         return f;
     }
-    const struct http_call_events events = { .on_data = fetch_data, .on_done = fetch_done, .arg = f };
+    const struct http_call_events events = { .on_data = fetch_data,
+                                             .on_done = fetch_done,
+                                             .arg = f };
     f->http = http_call_new(n->http_streams, &to, "GET", target, bytes, &events);
     if (f->http == NULL) {
         node_out_of_memory("a payload");
@@ -563,6 +566,22 @@ void node_peers_free(struct node *n)
 
 /* ---- what the API needs to know ---- */
 
+bool node_member_next(const struct node *n, size_t *pos, struct node_member *ret)
+{
+    const struct node_place *p = map_next(&n->place_names, pos);
+
+    if (p == NULL) {
+        return false;
+    }
+    bool v6 = strchr(p->host, ':') != NULL;
+    *ret = (struct node_member){ .name = p->name,
+                                 .state = p->state != NULL ? p->state : "alive",
+                                 .alive = p->alive,
+                                 .hidden = p->hidden };
+    (void)snprintf(ret->address, sizeof(ret->address), v6 ? "[%s]:%u" : "%s:%u", p->host, p->port);
+    return true;
+}
+
 struct http_client *node_http(struct node *n)
 {
     return n->http_streams;
@@ -579,7 +598,8 @@ int node_output_open(const struct node *n, struct ulid id, uint32_t attempt,
 bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
                            char dst[NODE_NAME_CAP])
 {
-    const struct node_remote *r = map_get(&n->remotes, (struct str){ (const char *)id.b, sizeof(id.b) });
+    const struct node_remote *r =
+        map_get(&n->remotes, (struct str){ (const char *)id.b, sizeof(id.b) });
 
     if (r == NULL || r->state != REMOTE_HELD || (attempt != 0 && r->attempt != attempt)) {
         return false;
@@ -617,8 +637,7 @@ int node_peer_payload(struct node *n, struct str from, struct ulid id, uint64_t 
     if (held_by(n, from, id) == NULL) {
         return -ENOENT;
     }
-    AUTO_FD int fd =
-        openat(n->spool_fd, node_id_text(id, name), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    AUTO_FD int fd = openat(n->spool_fd, node_id_text(id, name), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 || fstat(fd, &st) != 0) {
         return -errno;
     }

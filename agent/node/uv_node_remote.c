@@ -71,7 +71,7 @@ struct node_remote *node_remote_match(struct node *n, struct str peer, struct ul
     struct node_remote *r = remote_find(n, id);
 
     return r != NULL && r->epoch == epoch && r->attempt == attempt && str_eqs(peer, r->peer) ? r
-                                                                                            : NULL;
+                                                                                             : NULL;
 }
 
 /* ---- cancelling ---- */
@@ -94,8 +94,8 @@ static void on_cancelled(void *arg, const struct node_call_end *end)
         a.says != NODE_SAYS_UNKNOWN) {
         return; /* its end comes, or it is told again */
     }
-    struct node_remote *r = node_remote_match(c.node, str_of(c.peer), c.about.id, c.about.epoch,
-                                              c.about.attempt);
+    struct node_remote *r =
+        node_remote_match(c.node, str_of(c.peer), c.about.id, c.about.epoch, c.about.attempt);
     if (r != NULL && r->state == REMOTE_HELD && !r->ending) {
         remote_lost(r, true, "the node that had it does not know it any more");
     }

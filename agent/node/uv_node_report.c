@@ -2,7 +2,8 @@
  * What an executor tells a run's owner: that it runs, and how it ended.
  *
  *   ended ─ gather small files (pool) ─ PUT each large one ─ POST end ─┬ kept, stale: let it go
- *             ^                            ^                           └ anything else: again, later
+ *             ^                            ^                           └ anything else: again,
+ * later
  */
 #include <errno.h>
 #include <stdio.h>
@@ -69,8 +70,7 @@ void node_report_started(struct node_guest *g)
         return;
     }
     node_report_write(&body, &r);
-    g->call =
-        node_call_post(g->node, g->owner, "/v1/peer/started", &body, STARTED_MS, on_told, g);
+    g->call = node_call_post(g->node, g->owner, "/v1/peer/started", &body, STARTED_MS, on_told, g);
 }
 
 /* ---- files ---- */
@@ -184,6 +184,5 @@ void node_report_go(struct node_guest *g)
     }
     g->report.run = g->run;
     node_report_write(&body, &g->report);
-    g->call =
-        node_call_post(g->node, g->owner, "/v1/peer/end", &body, NODE_REPORT_MS, on_end, g);
+    g->call = node_call_post(g->node, g->owner, "/v1/peer/end", &body, NODE_REPORT_MS, on_end, g);
 }

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 
 #include "agent/api/api.h"
 #include "common/list.h"
+#include "common/loop/http_client.h"
 #include "common/loop/loop.h"
 #include "common/mem.h"
 #include "tests/lib/peer.h"
@@ -61,6 +63,10 @@ struct node {
     size_t text_len;
     bool output_ended, output_missing, output_fails;
     int output_file;
+    /* the peer */
+    struct http_client *http;
+    uint16_t peer_port; /* 0: alone */
+    bool elsewhere, foreign;
 };
 
 struct pending {
@@ -398,6 +404,88 @@ void node_forget(struct node *n, void *arg)
     }
 }
 
+/* ---- the cluster that the paper node is in: its one peer, "other", is itself ---- */
+
+enum node_code node_peer_may_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,
+                                 struct str file, uint64_t bytes, struct node_error *ret)
+{
+    (void)id;
+    (void)bytes;
+    bool good = str_eqs(from, "other") && attempt == 1 && str_eqs(file, "stdout");
+    *ret = (struct node_error){ .code = good ? NODE_OK : NODE_CONFLICT, .detail = "not yours" };
+    (void)n;
+    return ret->code;
+}
+
+int node_peer_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,
+                  struct str file, const char *spool_name)
+{
+    (void)from;
+    (void)id;
+    (void)attempt;
+    (void)file;
+    keep(n->spool_name, sizeof(n->spool_name), str_of(spool_name));
+    return 0;
+}
+
+int node_peer_payload(struct node *n, struct str from, struct ulid id, uint64_t *ret_bytes)
+{
+    (void)id;
+    if (!str_eqs(from, "other") || n->spool_name[0] == '\0') {
+        return -ENOENT;
+    }
+    *ret_bytes = n->payload_bytes;
+    return openat(n->spool_fd, n->spool_name, O_RDONLY | O_CLOEXEC);
+}
+
+void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct str body,
+                    node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), from);
+    keep(n->document, sizeof(n->document), body);
+    text_pend(n, ask == NODE_ASK_OFFER ? "{\"answer\":\"busy\"}" : "{\"answer\":\"kept\"}", fn,
+              arg);
+}
+
+bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
+                           char dst[NODE_NAME_CAP])
+{
+    (void)id;
+    (void)attempt;
+    keep(dst, NODE_NAME_CAP, STR("other"));
+    return n->elsewhere;
+}
+
+bool node_run_owner(struct node *n, struct ulid id, char dst[NODE_NAME_CAP])
+{
+    (void)id;
+    keep(dst, NODE_NAME_CAP, STR("other"));
+    return n->foreign;
+}
+
+bool node_target(const struct node *n, struct str name, struct http_target *ret)
+{
+    *ret = (struct http_target){ .host = "127.0.0.1", .port = n->peer_port };
+    return str_eqs(name, "other") && n->peer_port != 0;
+}
+
+struct http_client *node_http(struct node *n)
+{
+    return n->http;
+}
+
+void node_identify(const struct node *n, struct http_call *call)
+{
+    (void)n;
+    http_call_header(call, "Agent-Node", "other");
+}
+
+bool node_member_next(const struct node *n, size_t *pos, struct node_member *ret)
+{
+    *ret = (struct node_member){ .name = "other", .state = "alive", .alive = true };
+    return n->peer_port != 0 && (*pos)++ == 0;
+}
+
 /* ---- paper outputs: every run has paper->text on both streams ---- */
 
 struct sandbox_output {
@@ -417,11 +505,11 @@ static void paper_writes(struct node *n, const char *text, bool ended)
     (void)pthread_mutex_unlock(&paper_lock);
 }
 
-int sandbox_output_open(int runs_dirfd, struct ulid run, uint32_t attempt,
-                        struct sandbox_output **ret, struct err *e)
+int node_output_open(const struct node *n, struct ulid id, uint32_t attempt,
+                     struct sandbox_output **ret, struct err *e)
 {
-    (void)runs_dirfd;
-    (void)run;
+    (void)n;
+    (void)id;
     (void)e;
     (void)pthread_mutex_lock(&paper_lock);
     bool missing = paper->output_missing;

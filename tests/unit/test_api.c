@@ -74,6 +74,20 @@ static void start(struct node *n)
         .node = n, .listen_fd = fd, .registry = registry, .registry_arg = n
     };
     assert_int_equal(api_start(&opt, &n->api, &e), 0);
+    assert_int_equal(http_client_start(&n->loop, NULL, &n->http, &e), 0);
+}
+
+/* From now on there is a peer, which is this node once more. */
+static void start_peer(struct node *n)
+{
+    start(n);
+    n->peer_port = ntohs(n->peer.addr.sin_port);
+}
+
+static void on_http_closed(void *arg)
+{
+    struct node *n = arg;
+    n->http = NULL;
 }
 
 static unsigned spool_files(struct node *n)
@@ -89,9 +103,10 @@ static unsigned spool_files(struct node *n)
 
 static void stop(struct node *n)
 {
+    http_client_close(n->http, on_http_closed, n);
     api_close(n->api, 0, on_closed, n);
     assert_false(n->closed);
-    while (!n->closed) {
+    while (!n->closed || n->http != NULL) {
         (void)uv_run(&n->peer.loop, UV_RUN_ONCE);
     }
     assert_true(list_empty(&n->pending));
@@ -679,16 +694,167 @@ static void test_events(void **state)
     (void)close(fd);
 }
 
+/* ---- among nodes ---- */
+
+static void test_peer_door(void **state)
+{
+    (void)state;
+    struct node n;
+    start(&n);
+    char *a = ask(&n, "POST", "/v1/peer/offer", NULL, "{}");
+    STATUS(a, "403"); /* who asks? */
+    HAS(a, "forbidden_peer");
+    a = ask(&n, "POST", "/v1/peer/offer", "Agent-Node: other\r\n", "{\"x\":1}");
+    STATUS(a, "200");
+    HAS(a, "busy");
+    assert_string_equal(n.name, "other");
+    assert_string_equal(n.document, "{\"x\":1}");
+    STATUS(ask(&n, "POST", "/v1/peer/nonsense", "Agent-Node: other\r\n", "{}"), "404");
+    STATUS(ask(&n, "GET", "/v1/peer/offer", "Agent-Node: other\r\n", NULL), "404");
+    /* Beyond loopback a name proves nothing. */
+    (void)snprintf(n.settings.http.listen, sizeof(n.settings.http.listen), "0.0.0.0:7575");
+    STATUS(ask(&n, "POST", "/v1/peer/offer", "Agent-Node: other\r\n", "{}"), "403");
+    stop(&n);
+}
+
+static void test_peer_files(void **state)
+{
+    (void)state;
+    struct node n;
+    start(&n);
+    static const char put[] = "/v1/peer/output/" RUN_ID "?attempt=1&file=stdout";
+    STATUS(ask(&n, "PUT", "/v1/peer/output/" RUN_ID "?attempt=2&file=stdout",
+               "Agent-Node: other\r\n", "x"),
+           "409");
+    STATUS(ask(&n, "PUT", "/v1/peer/output/" RUN_ID "?attempt=1", "Agent-Node: other\r\n", "x"),
+           "400");
+    STATUS(ask(&n, "PUT", put, "Agent-Node: third\r\n", "x"), "409");
+    STATUS(ask(&n, "PUT", put, "Agent-Node: other\r\n", "what it wrote"), "200");
+    assert_string_not_equal(n.spool_name, "");
+    n.payload_bytes = 13;
+    char *a = ask(&n, "GET", "/v1/peer/payload/" RUN_ID, "Agent-Node: other\r\n", NULL);
+    STATUS(a, "200");
+    HAS(a, "what it wrote");
+    STATUS(ask(&n, "GET", "/v1/peer/payload/" RUN_ID, "Agent-Node: third\r\n", NULL), "404");
+    stop(&n);
+}
+
+static void test_proxy(void **state)
+{
+    (void)state;
+    struct node n;
+    start_peer(&n);
+    n.foreign = true; /* every run is the peer's, which knows it */
+    char *a = get(&n, "/v1/runs/" RUN_ID);
+    STATUS(a, "200");
+    HAS(a, "Agent-Answered-By: other");
+    HAS(a, "\"id\":\"" RUN_ID "\"");
+    n.output_ended = true;
+    paper_writes(&n, "one\ntwo\n", true);
+    a = get(&n, "/v1/runs/" RUN_ID "/logs");
+    STATUS(a, "200");
+    HAS(a, "Agent-Answered-By: other");
+    STATUS(ask(&n, "HEAD", "/v1/runs/" RUN_ID "/output", NULL, NULL), "200");
+    STATUS(ask(&n, "POST", "/v1/runs/" RUN_ID "/cancel", NULL, "{}"), "200");
+    /* One hop only. */
+    a = ask(&n, "GET", "/v1/runs/" RUN_ID, "Agent-Hop: 1\r\n", NULL);
+    STATUS(a, "200");
+    HAS_NOT(a, "Agent-Answered-By");
+    n.runs_len = 0;
+    STATUS(get(&n, "/v1/runs/" RUN_ID), "404");
+    /* Nobody is there. */
+    n.peer_port = 1;
+    a = get(&n, "/v1/runs/" RUN_ID);
+    STATUS(a, "502");
+    HAS(a, "node_unreachable");
+    STATUS(get(&n, "/v1/nodes/third"), "404");
+    stop(&n);
+}
+
+static void test_proxy_node(void **state)
+{
+    (void)state;
+    struct node n;
+    start_peer(&n);
+    /* The peer says 404: its name is not "other" but "paper". */
+    char *a = get(&n, "/v1/nodes/other");
+    STATUS(a, "404");
+    HAS(a, "Agent-Answered-By: other");
+    STATUS(ask(&n, "POST", "/v1/nodes/other/drain", "Content-Type: application/json\r\n",
+               "{\"draining\":true}"),
+           "404");
+    assert_false(n.draining);
+    stop(&n);
+}
+
+static void test_together(void **state)
+{
+    (void)state;
+    struct node n;
+    start_peer(&n);
+    char *a = get(&n, "/v1/runs?limit=10");
+    STATUS(a, "200");
+    /* Both have it, both are asked. */
+    HAS(strstr(a, RUN_ID) + 1, RUN_ID);
+    HAS(a, "\"partial\":[]");
+    HAS(get(&n, "/v1/status"), "\"answered\":2");
+    a = get(&n, "/v1/nodes");
+    HAS(strstr(a, "paper") + 1, "paper");
+    n.peer_port = 1; /* who does not answer is named */
+    a = get(&n, "/v1/runs");
+    STATUS(a, "200");
+    HAS(a, "\"partial\":[\"other\"]");
+    HAS(get(&n, "/v1/nodes"), "\"state\":\"unreachable\"");
+    stop(&n);
+}
+
+/* A run that a peer executes: its output comes from there, as it is written. */
+static void test_follow_elsewhere(void **state)
+{
+    (void)state;
+    struct node n;
+    start_peer(&n);
+    n.output_missing = true;
+    n.elsewhere = true;
+    n.runs[0].state = RUN_RUNNING;
+    int fd = peer_dial(&n.peer);
+    peer_say(&n.peer, fd,
+             "GET /v1/runs/" RUN_ID "/logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    HAS(peer_hear(&n.peer, fd, "\r\n\r\n"), "200");
+    paper_writes(&n, "on\n", false);
+    HAS(peer_hear(&n.peer, fd, "on\n"), "on\n");
+    paper_writes(&n, "off\n", true);
+    HAS(peer_hear(&n.peer, fd, "off\n"), "off\n");
+    n.elsewhere = false;
+    n.runs[0].state = RUN_SUCCEEDED;
+    run_end(&n);
+    (void)peer_hear(&n.peer, fd, "0\r\n\r\n");
+    (void)close(fd);
+    stop(&n);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_door),           cmocka_unit_test(test_node),
-        cmocka_unit_test(test_files),          cmocka_unit_test(test_jobs),
-        cmocka_unit_test(test_runs),           cmocka_unit_test(test_submit),
-        cmocka_unit_test(test_submit_refused), cmocka_unit_test(test_submit_large),
-        cmocka_unit_test(test_wait),           cmocka_unit_test(test_output),
-        cmocka_unit_test(test_logs),           cmocka_unit_test(test_follow),
+        cmocka_unit_test(test_door),
+        cmocka_unit_test(test_node),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_jobs),
+        cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_submit),
+        cmocka_unit_test(test_submit_refused),
+        cmocka_unit_test(test_submit_large),
+        cmocka_unit_test(test_wait),
+        cmocka_unit_test(test_output),
+        cmocka_unit_test(test_logs),
+        cmocka_unit_test(test_follow),
         cmocka_unit_test(test_events),
+        cmocka_unit_test(test_peer_door),
+        cmocka_unit_test(test_peer_files),
+        cmocka_unit_test(test_proxy),
+        cmocka_unit_test(test_proxy_node),
+        cmocka_unit_test(test_together),
+        cmocka_unit_test(test_follow_elsewhere),
     };
     return cmocka_run_group_tests_name("api", tests, NULL, NULL);
 }

@@ -133,13 +133,12 @@ static void place(struct fixture *f, struct ulid id, uint64_t memory, const char
 static void offered(struct fixture *f, struct ulid id, const char *name, enum node_offer_end how,
                     unsigned slots_free)
 {
-    step(f, (struct node_event){ .type = NODE_EV_OFFERED,
-                                 .job = { .id = id, .attempt = 1 },
-                                 .request = { .memory_bytes = 100 },
-                                 .peer = { .name = name,
-                                           .slots_free = slots_free,
-                                           .memory_free_bytes = 4000 },
-                                 .offered = how });
+    step(f, (struct node_event){
+                .type = NODE_EV_OFFERED,
+                .job = { .id = id, .attempt = 1 },
+                .request = { .memory_bytes = 100 },
+                .peer = { .name = name, .slots_free = slots_free, .memory_free_bytes = 4000 },
+                .offered = how });
 }
 
 static void the_local_node_comes_first(void **state)
@@ -284,9 +283,8 @@ static void ids_lead_to_names(void **state)
 
     for (int i = 9; i >= 0; i--) {
         (void)snprintf(name, sizeof(name), "p%d", i);
-        step(f, (struct node_event){
-                    .type = NODE_EV_PEER,
-                    .peer = { .name = name, .id32 = 100U + (uint32_t)i } });
+        step(f, (struct node_event){ .type = NODE_EV_PEER,
+                                     .peer = { .name = name, .id32 = 100U + (uint32_t)i } });
     }
     assert_string_equal(node_core_peer_name(f->core, 103), "p3");
     assert_null(node_core_peer_name(f->core, 99));
@@ -344,8 +342,8 @@ static void own_runs_that_wait_go_before_guests(void **state)
     const struct job_result done = { .reason = RUN_REASON_EXIT,
                                      .started_us = 1700000000000000,
                                      .ended_us = 1700000002000000 };
-    job_event(f, (struct job_event){
-                     .type = JOB_EV_ENDED, .id = first, .attempt = 1, .result = &done });
+    job_event(
+        f, (struct job_event){ .type = JOB_EV_ENDED, .id = first, .attempt = 1, .result = &done });
     guest(f, NODE_EV_GUEST, 1, 1, 10);
     assert_int_equal(f->fx.guest, NODE_GUEST_BUSY);
     node_core_load(f->core, &self);
@@ -402,8 +400,8 @@ static void peers_survive_every_failed_allocation(void **state)
 
     for (int i = 0; i < 40; i++) {
         (void)snprintf(name, sizeof(name), "m%02d", i);
-        for (int64_t n = 0; !node_core_peer(f->core, str_of(name), &p) || p.images_len == 0 ||
-                            p.facts_len == 0;
+        for (int64_t n = 0;
+             !node_core_peer(f->core, str_of(name), &p) || p.images_len == 0 || p.facts_len == 0;
              n++) {
             assert_true(n < 20);
             mem_fail_after((long)n, 0);
@@ -514,7 +512,8 @@ static void answers_and_questions_come_through(void **state)
 {
     AUTO_BUF struct buf text = BUF_INIT(NODE_MSG_MAX);
     const struct node_answer a = { NODE_SAYS_BUSY, 3, 1000, 50 };
-    const struct node_about v[2] = { { { .b = { 1 } }, 1, 2, true }, { { .b = { 2 } }, 3, 4, false } };
+    const struct node_about v[2] = { { { .b = { 1 } }, 1, 2, true },
+                                     { { .b = { 2 } }, 3, 4, false } };
     struct node_answer got;
     struct node_about back[2];
     size_t n = 0;
@@ -535,14 +534,16 @@ static void answers_and_questions_come_through(void **state)
     assert_true(back[0].known);
     assert_int_equal(back[1].attempt, 4);
     assert_int_equal(node_about_parse(buf_str(&text), back, 1, &n, &e), -E2BIG);
-    assert_int_equal(node_about_parse(STR("{\"runs\":[{\"id\":\"x\"}]}"), back, 2, &n, &e), -EINVAL);
+    assert_int_equal(node_about_parse(STR("{\"runs\":[{\"id\":\"x\"}]}"), back, 2, &n, &e),
+                     -EINVAL);
 }
 
 static void base64_is_its_own_inverse(void **state)
 {
-    static const char *const texts[][2] = { { "", "" },         { "f", "Zg==" },
-                                            { "fo", "Zm8=" },   { "foo", "Zm9v" },
-                                            { "foob", "Zm9vYg==" }, { "foobar", "Zm9vYmFy" } };
+    static const char *const texts[][2] = {
+        { "", "" },        { "f", "Zg==" },        { "fo", "Zm8=" },
+        { "foo", "Zm9v" }, { "foob", "Zm9vYg==" }, { "foobar", "Zm9vYmFy" }
+    };
     struct rng r;
 
     (void)state;
