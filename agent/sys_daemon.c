@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/daemon.h"
+#include "agent/gossip/sys_gossip.h"
 #include "agent/image/unpack.h"
 #include "agent/sandbox/sandbox.h"
 #include "common/log.h"
@@ -188,6 +189,14 @@ static int start(const struct daemon_options *opt, struct settings *s,
         return config->listen_fds[1];
     }
     config->listen_fds_len = 2;
+    if (s->gossip.listen[0] != '\0') {
+        rc =
+            gossip_sock_listen(s->gossip.listen, &config->listen_fds[2], &config->listen_fds[3], e);
+        if (rc != 0) {
+            return rc;
+        }
+        config->listen_fds_len = 4;
+    }
     config->agent_argv = agent_argv(opt);
     return config->agent_argv == NULL ? err_set(e, -ENOMEM, "the agent's arguments") : 0;
 }

@@ -2,11 +2,14 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "agent/api/api.h"
 #include "agent/daemon.h"
+#include "agent/gossip/uv_gossip.h"
 #include "agent/image/uv_registry.h"
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/sandbox.h"
@@ -20,6 +23,8 @@
 
 enum {
     SETTINGS_FD = SANDBOX_LISTEN_FD + 1,
+    GOSSIP_UDP_FD = SANDBOX_LISTEN_FD + 2,
+    GOSSIP_TCP_FD = SANDBOX_LISTEN_FD + 3,
     CLOSE_GRACE_MS = 1000, /* for open requests once nothing runs any more */
 };
 
@@ -35,6 +40,7 @@ struct daemon {
     struct node *node;
     struct image_registry *registry;
     struct api *api;
+    struct gossip_shell *gossip; /* NULL when gossip.listen is not set */
     bool draining, closing;
     int status;
 };
@@ -57,11 +63,24 @@ static void node_closed(void *arg)
     loop_owner_close(&d->owner);
 }
 
-static void registry_closed(void *arg)
+static void gossip_closed(void *arg)
 {
     struct daemon *d = arg;
 
     node_close(d->node, node_closed, d);
+}
+
+static void registry_closed(void *arg)
+{
+    struct daemon *d = arg;
+
+    if (d->gossip == NULL) {
+        gossip_closed(d);
+        return;
+    }
+    struct gossip_shell *gossip = d->gossip;
+    d->gossip = NULL;
+    gossip_shell_close(gossip, gossip_closed, d);
 }
 
 static void api_closed(void *arg)
@@ -80,12 +99,21 @@ static void close_all(struct daemon *d, int status, unsigned grace_ms)
     }
 }
 
+static void on_left(void *arg)
+{
+    close_all(arg, 0, CLOSE_GRACE_MS);
+}
+
 static void on_drained(void *arg)
 {
     struct daemon *d = arg;
 
     log_info("nothing runs any more");
-    close_all(d, 0, CLOSE_GRACE_MS);
+    if (d->gossip != NULL && !d->closing) {
+        gossip_shell_leave(d->gossip, on_left, d);
+    } else {
+        close_all(d, 0, CLOSE_GRACE_MS);
+    }
 }
 
 static void on_term(uv_signal_t *h, int signum)
@@ -152,6 +180,9 @@ static void on_hup(uv_signal_t *h, int signum)
     api_set_tokens(d->api, tokens);
     tokens = NULL;
     node_reload(d->node, &d->settings);
+    if (d->gossip != NULL && gossip_shell_reload(d->gossip, &d->settings.gossip, &e) != 0) {
+        log_error("SIGHUP: gossip's keys stay as they were: %s", err_text(&e));
+    }
     log_info("SIGHUP: %zu settings changed, %zu tokens known", taken, known);
     if (kept.len != 0) {
         log_warn("SIGHUP: these need a restart: %s", buf_cstr(&kept));
@@ -191,6 +222,63 @@ static void to_registry(void *arg, struct http_req *req)
     image_registry_handle(d->registry, req);
 }
 
+/* The members, for GET /v1/members. */
+static void members_json(void *arg, struct json_w *w)
+{
+    const struct daemon *d = arg;
+
+    if (d->gossip != NULL) {
+        gossip_shell_json(d->gossip, w);
+    } else {
+        json_w_arr(w);
+        json_w_end(w);
+    }
+}
+
+static void more_metrics(void *arg, struct buf *out)
+{
+    const struct daemon *d = arg;
+
+    if (d->gossip != NULL) {
+        gossip_shell_metrics(d->gossip, out);
+    }
+}
+
+/* Where others find our API: the gossip address with this port, unless http.advertise names
+ * another host. */
+static void http_place(const struct settings *s, struct gossip_meta *m)
+{
+    const char *at = s->http.advertise[0] != '\0' ? s->http.advertise : s->http.listen;
+    char host[SETTINGS_TEXT_MAX];
+    struct gossip_addr a;
+
+    if (settings_addr_split(at, host, sizeof(host), &m->http_port) == 0 &&
+        s->http.advertise[0] != '\0' && gossip_addr_parse(str_of(at), &a) == 0) {
+        m->http_ip_len = a.len;
+        memcpy(m->http_ip, a.ip, a.len);
+    }
+    m->features |= s->http.tls_cert[0] != '\0' ? GOSSIP_FEATURE_TLS : 0;
+}
+
+static int gossip_start(struct daemon *d, struct err *e)
+{
+    char dir[SETTINGS_PATH_MAX + 8];
+    struct gossip_options opt = { .loop = &d->loop,
+                                  .name = d->settings.node.name,
+                                  .settings = &d->settings.gossip,
+                                  .data_dir = dir,
+                                  .udp_fd = GOSSIP_UDP_FD,
+                                  .tcp_fd = GOSSIP_TCP_FD,
+                                  .arg = d };
+
+    if (d->settings.gossip.listen[0] == '\0') {
+        return 0;
+    }
+    (void)snprintf(dir, sizeof(dir), "%s/db", d->settings.node.data_dir);
+    http_place(&d->settings, &opt.meta);
+    return gossip_shell_start(&opt, &d->gossip, e);
+}
+
 static int start(struct daemon *d, struct err *e)
 {
     const struct node_options node = { .loop = &d->loop,
@@ -209,6 +297,10 @@ static int start(struct daemon *d, struct err *e)
     if (rc != 0) {
         return rc;
     }
+    rc = gossip_start(d, e);
+    if (rc != 0) {
+        return rc;
+    }
     rc = sys_token_load(d->settings.auth.tokens_file, d->settings.node.user, &tokens, e);
     if (rc != 0) {
         return rc;
@@ -218,6 +310,9 @@ static int start(struct daemon *d, struct err *e)
                                      .registry = to_registry,
                                      .registry_arg = d,
                                      .registry_error = image_registry_error,
+                                     .members = members_json,
+                                     .metrics = more_metrics,
+                                     .arg = d,
                                      .tokens = tokens };
     return api_start(&api, &d->api, e);
 }

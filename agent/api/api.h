@@ -10,6 +10,7 @@
 
 #include "agent/node/node.h"
 #include "common/err.h"
+#include "common/json.h"
 #include "common/loop/http_server.h"
 #include "common/token.h"
 
@@ -24,6 +25,11 @@ struct api_options {
     /* Refuses a request under /v2 in the registry's own format; headers were added before. NULL: as
      * anywhere else. */
     void (*registry_error)(struct http_req *req, int status, const char *code, const char *message);
+    /* Writes an array: the members of the cluster as gossip sees them. NULL: an empty one. */
+    void (*members)(void *arg, struct json_w *w);
+    /* Appends what else there is to measure, in Prometheus' text form. May be NULL. */
+    void (*metrics)(void *arg, struct buf *out);
+    void *arg; /* of both */
     /* Who may ask; taken over in every case. NULL: whoever reaches the socket. */
     struct token_table *tokens;
 };

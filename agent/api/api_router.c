@@ -35,6 +35,8 @@ const struct api_route api_routes[] = {
     { "GET", "/v1/nodes/{node}", API_NODE_GET, TOKEN_READ, API_REACH_ANY, "Read a node's facts" },
     { "POST", "/v1/nodes/{node}/drain", API_NODE_DRAIN, TOKEN_ADMIN, API_REACH_ALL,
       "Stop (or resume) taking runs" },
+    { "GET", "/v1/members", API_MEMBER_LIST, TOKEN_READ, API_REACH_ANY,
+      "The members as gossip sees them" },
     { "GET", "/v1/images", API_IMAGE_LIST, TOKEN_READ, API_REACH_ALL, "List images" },
     { "POST", "/v1/images/prune", API_IMAGE_PRUNE, TOKEN_ADMIN, API_REACH_ALL,
       "Remove what no tag and no job needs" },

@@ -101,6 +101,9 @@ void api_metrics(struct api_call *c)
         (void)buf_addf(&b, "agent_http_responses_total{class=\"%uxx\"} %llu\n", class,
                        (unsigned long long)st->responses_by_class[class]);
     }
+    if (c->api->opt.metrics != NULL) {
+        c->api->opt.metrics(c->api->opt.arg, &b);
+    }
     if (buf_error(&b) != 0) {
         api_fail(c, 500, "internal", "the answer did not fit into memory");
     } else {
@@ -117,6 +120,23 @@ static void self_send(struct api_call *c)
     struct json_w w;
     json_w_init(&w, &b, false);
     node_self_json(c->api->node, &w);
+    api_send_json(c, 200, &b);
+}
+
+void api_member_list(struct api_call *c)
+{
+    struct buf b = BUF_INIT(API_JSON_MAX);
+    struct json_w w;
+    json_w_init(&w, &b, false);
+    json_w_obj(&w);
+    json_w_key(&w, "members");
+    if (c->api->opt.members != NULL) {
+        c->api->opt.members(c->api->opt.arg, &w);
+    } else {
+        json_w_arr(&w);
+        json_w_end(&w);
+    }
+    json_w_end(&w);
     api_send_json(c, 200, &b);
 }
 

@@ -27,7 +27,9 @@ static const struct cli_option serve_options[] = {
 };
 static const struct cli_example serve_examples[] = {
     { "agent serve --config /etc/agent/agent.conf", "as the systemd unit does it" },
-    { "agent serve --node.data_dir=/tmp/a --http.listen=127.0.0.1:7600", "a second node to try" },
+    { "agent serve --node.name=b --node.data_dir=/tmp/b --http.listen=127.0.0.1:7600 "
+      "--gossip.listen=127.0.0.1:7600 --gossip.join=127.0.0.1:7946",
+      "a second node to try" },
 };
 
 static const struct cli_example status_examples[] = {
@@ -148,6 +150,12 @@ static const struct cli_example images_examples[] = {
 static const struct cli_example nodes_examples[] = {
     { "agent nodes", "a table of nodes" },
     { "agent nodes $(hostname)", "one node with its hardware" },
+};
+
+static const struct cli_example members_examples[] = {
+    { "agent members", "who is in the cluster, who lives" },
+    { "agent members -o json | jq '.members[] | select(.state != \"alive\") | .name'",
+      "those that do not" },
 };
 
 static const struct cli_option token_options[] = {
@@ -359,6 +367,18 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = 1,
                     .words = CLI_NO_WORDS,
                     EXAMPLES(nodes_examples) },
+    [CLI_MEMBERS] = { .name = "members",
+                      .usage = "",
+                      .summary = "list the members as gossip sees them",
+                      .text =
+                          "The raw view of the node that is asked: address of its gossip port, "
+                          "state (alive, suspect, dead, left), incarnation, round trip of its own "
+                          "probes, and the port of the API. Members that do not run this agent "
+                          "(memberlist, Serf) are listed as 'other'.",
+                      .groups = LISTING,
+                      .args_max = 0,
+                      .words = CLI_NO_WORDS,
+                      EXAMPLES(members_examples) },
     [CLI_TOKEN] = { .name = "token",
                     .usage = "new --name NAME --scope SCOPE,... [--prefix PREFIX] [--expires TIME]",
                     .summary = "make a token for the API",
@@ -448,7 +468,7 @@ static const struct {
     { "run", CLI_SUBMIT },   { "dispatch", CLI_SUBMIT },  { "start", CLI_SUBMIT },
     { "ps", CLI_RUNS },      { "tasks", CLI_RUNS },       { "list", CLI_RUNS },
     { "ls", CLI_RUNS },      { "log", CLI_LOGS },         { "kill", CLI_CANCEL },
-    { "stop", CLI_CANCEL },  { "members", CLI_NODES },    { "info", CLI_STATUS },
+    { "stop", CLI_CANCEL },  { "peers", CLI_MEMBERS },    { "info", CLI_STATUS },
     { "show", CLI_INSPECT }, { "describe", CLI_INSPECT }, { "create", CLI_APPLY },
     { "image", CLI_IMAGES }, { "load", CLI_PUSH },        { "daemon", CLI_SERVE },
     { "server", CLI_SERVE }, { "result", CLI_OUTPUT },    { "get", CLI_INSPECT },

@@ -32,6 +32,7 @@ enum cli_id {
     CLI_PUSH,
     CLI_IMAGES,
     CLI_NODES,
+    CLI_MEMBERS,
     CLI_TOKEN,
     CLI_DOCTOR,
     CLI_CONFIG,
@@ -219,6 +220,7 @@ void cli_view_run(struct cli_view *v, const struct json *run);
 void cli_view_jobs(struct cli_view *v, const struct json *list);
 void cli_view_job(struct cli_view *v, const struct json *job);
 void cli_view_nodes(struct cli_view *v, const struct json *list);
+void cli_view_members(struct cli_view *v, const struct json *list);
 void cli_view_node(struct cli_view *v, const struct json *node);
 void cli_view_images(struct cli_view *v, const struct json *list);
 void cli_view_status(struct cli_view *v, const struct json *status);

@@ -280,6 +280,47 @@ void cli_view_nodes(struct cli_view *v, const struct json *list)
     }
 }
 
+void cli_view_members(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "MEMBER",       "ADDRESS", "STATE",
+                                         ">INCARNATION", ">RTT",    "KIND",
+                                         ">HTTP",        ">SINCE",  NULL };
+    const struct json *members = members_of(list, "members");
+    struct cli_table t;
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, members, "member", "name")) {
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (m, members) {
+        struct str state = cli_json_str(m, "state");
+        const struct json *self = json_get(m, "self");
+        const struct json *ours = json_get(m, "agent");
+        bool is_self = false;
+        bool is_ours = false;
+        double rtt = cli_json_num(m, "rtt_us");
+        (void)(self != NULL && json_bool(self, &is_self));
+        (void)(ours != NULL && json_bool(ours, &is_ours));
+        text_cell(&t, cli_json_str(m, "name"));
+        text_cell(&t, cli_json_str(m, "address"));
+        cli_table_cell(&t, cli_state_colour(state), state);
+        number_cell(&t, m, "incarnation");
+        cli_table_cellf(&t, CLI_PLAIN, rtt > 0 ? "%.1f ms" : "-", rtt / 1000);
+        cli_table_cell(&t, CLI_PLAIN,
+                       is_self   ? STR("self")
+                       : is_ours ? STR("agent")
+                                 : STR("other"));
+        const struct json *meta = json_get(m, "meta");
+        double port = meta != NULL ? cli_json_num(meta, "http_port") : 0;
+        cli_table_cellf(&t, CLI_PLAIN, port > 0 ? "%.0f" : "-", port);
+        age_cell(v, &t, v->now_us - (int64_t)(cli_json_num(m, "state_ms") * 1000));
+    }
+    finish(v, &t);
+}
+
 /* "repository:tag", or "repository@digest" where there is no tag. */
 static void image_name(struct buf *out, const struct json *image)
 {

@@ -205,13 +205,27 @@ static int cmd_serve(struct cli_ctx *ctx)
 }
 
 static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
-    [CLI_SERVE] = cmd_serve,       [CLI_STATUS] = cli_cmd_status,     [CLI_SUBMIT] = cli_cmd_submit,
-    [CLI_JOBS] = cli_cmd_jobs,     [CLI_RUNS] = cli_cmd_runs,         [CLI_LOGS] = cli_cmd_logs,
-    [CLI_OUTPUT] = cli_cmd_output, [CLI_INSPECT] = cli_cmd_inspect,   [CLI_CANCEL] = cli_cmd_cancel,
-    [CLI_RETRY] = cli_cmd_retry,   [CLI_APPLY] = cli_cmd_apply,       [CLI_PUSH] = cli_cmd_push,
-    [CLI_IMAGES] = cli_cmd_images, [CLI_NODES] = cli_cmd_nodes,       [CLI_DOCTOR] = cli_cmd_doctor,
-    [CLI_CONFIG] = cli_cmd_config, [CLI_COMPLETION] = cmd_completion, [CLI_VERSION] = cmd_version,
-    [CLI_HELP] = cmd_help,         [CLI_TOKEN] = cli_cmd_token,
+    [CLI_SERVE] = cmd_serve,
+    [CLI_STATUS] = cli_cmd_status,
+    [CLI_SUBMIT] = cli_cmd_submit,
+    [CLI_JOBS] = cli_cmd_jobs,
+    [CLI_RUNS] = cli_cmd_runs,
+    [CLI_LOGS] = cli_cmd_logs,
+    [CLI_OUTPUT] = cli_cmd_output,
+    [CLI_INSPECT] = cli_cmd_inspect,
+    [CLI_CANCEL] = cli_cmd_cancel,
+    [CLI_RETRY] = cli_cmd_retry,
+    [CLI_APPLY] = cli_cmd_apply,
+    [CLI_PUSH] = cli_cmd_push,
+    [CLI_IMAGES] = cli_cmd_images,
+    [CLI_NODES] = cli_cmd_nodes,
+    [CLI_DOCTOR] = cli_cmd_doctor,
+    [CLI_CONFIG] = cli_cmd_config,
+    [CLI_COMPLETION] = cmd_completion,
+    [CLI_VERSION] = cmd_version,
+    [CLI_HELP] = cmd_help,
+    [CLI_TOKEN] = cli_cmd_token,
+    [CLI_MEMBERS] = cli_cmd_members,
 };
 
 static int prepare(struct cli_ctx *ctx, struct err *e)

@@ -142,6 +142,7 @@ int cli_cmd_apply(struct cli_ctx *ctx);
 int cli_cmd_push(struct cli_ctx *ctx);
 int cli_cmd_images(struct cli_ctx *ctx);
 int cli_cmd_nodes(struct cli_ctx *ctx);
+int cli_cmd_members(struct cli_ctx *ctx);
 int cli_cmd_token(struct cli_ctx *ctx);
 int cli_cmd_doctor(struct cli_ctx *ctx);
 int cli_cmd_config(struct cli_ctx *ctx);

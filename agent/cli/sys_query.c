@@ -39,6 +39,11 @@ int cli_cmd_nodes(struct cli_ctx *ctx)
     return show(ctx, buf_cstr(&target), cli_view_node);
 }
 
+int cli_cmd_members(struct cli_ctx *ctx)
+{
+    return show(ctx, "/v1/members", cli_view_members);
+}
+
 /* ---- lists that come in pages ---- */
 
 struct pages {
