@@ -6,6 +6,7 @@
 #   make coverage [FILE=common/str.c]  lines that the unit tests run
 #   make fuzz-smoke                    every fuzz target, FUZZ_RUNS executions each
 #   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
+#   make sim [SIM_ARGS='--seed 7']     thousands of nodes on a virtual clock
 #   make system [K=expression]         pytest against build/agent
 #   make static                        structural checks, format, linters
 #   make check                         installs what the tests need, then all of the above (root)
@@ -176,6 +177,19 @@ coverage: $(UNIT_COV)
 $(B)/cov/unit/%: $(B)/cov/tests/unit/%.o $(B)/cov/libtest.a $(B)/cov/libagent.a
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@$(CC_cov) --coverage -o $@ $^ -lcmocka $(LIBS_mixed)
+
+# ---------------------------------------------------------------- simulation
+
+# Each tests/sim/sim_*.c is a program; the worlds that they play in are tests/lib/*_world.c.
+SIM := $(patsubst tests/sim/%.c,$(B)/sim/%,$(wildcard tests/sim/sim_*.c))
+SIM_WORLDS := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/lib/*_world.c))
+.PHONY: sim
+sim: $(SIM)
+	@for s in $^; do $$s $(SIM_ARGS) || exit 1; done
+
+$(B)/sim/%: $(B)/obj/tests/sim/%.o $(SIM_WORLDS) $(B)/libagent.a packaging/link
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
 
 # ---------------------------------------------------------------- fuzzing
 

@@ -91,6 +91,7 @@ struct table_config {
     bool persist;              /* PERSIST effects are answered; false: there is no disk */
     uint64_t tombstone_ms;     /* 0: 7 days. Longer than any node is away */
     uint64_t skew_max_ms;      /* 0: 60,000. Writes dated further ahead are not taken yet */
+    uint64_t absent_ms;        /* how long this node was away; UINT64_MAX: its disk is new */
     uint64_t bytes_per_s;      /* 0: 20,000. What this node sends when little has changed */
     uint64_t bulk_bytes_per_s; /* 0: 4 MiB. What it sends to members that are far behind */
     uint64_t memory_max;       /* 0: 256 MiB. Rows beyond it are refused and counted */
@@ -244,16 +245,19 @@ struct table_counters {
     uint64_t refused_budget;   /* beyond a type's budget, or memory_max */
     uint64_t refused_gap;      /* rows after a gap: they come again by comparing */
     uint64_t compares, compares_equal;
-    uint64_t repairs;       /* streams fetched anew because equal versions had different rows */
-    uint64_t streams_begun; /* own streams given up for a new one: old disk, clock set back */
-    uint64_t expired;       /* tombstones that went */
+    uint64_t repairs; /* streams fetched anew because equal versions had different rows */
+    uint64_t
+        streams_begun; /* own streams: the first ones, and after an old disk or a clock set back */
+    uint64_t expired;  /* tombstones that went */
 };
 void table_counters(const struct table *t, struct table_counters *ret);
 
 struct table_sizes {
     size_t rows, tombstones, streams, peers;
-    uint64_t bytes;      /* of memory, rows with their overhead */
-    uint64_t root;       /* the hash of all that is known: equal on two nodes that know the same */
+    uint64_t bytes; /* of memory, rows with their overhead */
+    uint64_t root;  /* the hash of all that is known: equal on two nodes that know the same */
+    bool settled;   /* this node knows what was deleted: it was not away longer than tombstone_ms,
+                       or has compared since with a member that was not */
     uint64_t in_step_ms; /* since when no comparison found a difference, or 0 (now_ms's clock) */
 };
 void table_sizes(const struct table *t, struct table_sizes *ret);
