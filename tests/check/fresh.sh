@@ -21,9 +21,7 @@ command -v debootstrap >/dev/null || {
 dir=$(mktemp -d)
 root=$dir/root
 cleanup() {
-    for m in sys/fs/cgroup sys dev proc; do
-        umount -R -l "$root/$m" 2>/dev/null || true
-    done
+    umount -R -l "$root" 2>/dev/null || true
     # Never through a mount that is still there.
     rm -rf --one-file-system "$dir"
 }
@@ -42,6 +40,9 @@ echo "fresh: minimal Debian 12 in $((SECONDS - start)) s"
 cp -a /etc/apt/. "$root/etc/apt/"
 cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
 git clone -q --no-hardlinks "$top" "$root/src"
+# A root that is a mount point, as on every machine: what runs inside may change its propagation.
+mount --bind "$root" "$root"
+mount --make-private "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount --make-rslave "$root/dev"
