@@ -80,8 +80,9 @@ ALL_C := $(SRC) $(wildcard agent/main.c) $(TESTLIB_SRC) $(UNIT_SRC) $(FUZZ_SRC) 
 	$(wildcard tests/sim/*.c tests/wire/*.c tests/bench/*.c tests/system/*.c tests/vm/*.c)
 ALL_H := $(HDR) $(wildcard tests/*/*.h)
 
-GEN := $(B)/gen/version.c $(B)/gen/ui.c
-objects = $(patsubst %.c,$(B)/$1/%.o,$(SRC)) $(B)/$1/gen/version.o $(B)/$1/gen/ui.o
+GEN := $(B)/gen/version.c $(B)/gen/ui.c $(B)/gen/zoneinfo.c
+objects = $(patsubst %.c,$(B)/$1/%.o,$(SRC)) $(B)/$1/gen/version.o $(B)/$1/gen/ui.o \
+	$(B)/$1/gen/zoneinfo.o
 
 # ---------------------------------------------------------------- the product
 
@@ -134,6 +135,18 @@ $(B)/gen/version.c: FORCE
 
 $(B)/gen/ui.c: packaging/gen-ui $(UI) $(B)/gen/.ui
 	@mkdir -p $(@D); packaging/gen-ui $(UI) > $@
+
+# The time zones of this machine's tzdata, for hosts that have none.
+ZONEINFO ?= /usr/share/zoneinfo
+$(B)/gen/gen-zoneinfo: packaging/gen-zoneinfo.c
+	@mkdir -p $(@D); $(CC) -std=gnu11 -O1 -Wall -Wextra -o $@ $< -lzstd
+$(B)/gen/zoneinfo.bin: $(B)/gen/gen-zoneinfo
+	@$< $(ZONEINFO) $@
+$(B)/gen/zoneinfo.c: $(B)/gen/zoneinfo.bin
+	@printf '#include <stddef.h>\n#include <stdint.h>\n\n%s\n%s\n%s\n%s\n' \
+		'extern const uint8_t zoneinfo_pack[];' 'extern const size_t zoneinfo_pack_len;' \
+		'__asm__(".section .rodata\nzoneinfo_pack: .incbin \"$<\"\n.globl zoneinfo_pack\n.previous\n");' \
+		"const size_t zoneinfo_pack_len = $$(stat -c %s $<);" > $@
 
 # The list of the files, so that a removed one is noticed too.
 $(B)/gen/.ui: FORCE
@@ -317,7 +330,8 @@ check-fresh:
 check-selftest:
 	@$(CHECK)/selftest.py
 
-$(B)/agent.clang: $(CLANG_OBJ) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o
+$(B)/agent.clang: $(CLANG_OBJ) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o \
+	$(B)/clang/gen/zoneinfo.o
 	@echo "  LINK    $@"
 	@packaging/link --werror $(CC_clang) $(LDFLAGS_static) -o $@ $^ $(LIBS)
 

@@ -1,5 +1,5 @@
 /*
- * base64 - bytes as text and back (RFC 4648, section 4: with padding, without line breaks).
+ * base64 - bytes as text and back (RFC 4648).
  *
  * Pure.
  */
@@ -11,10 +11,13 @@
 #include "common/buf.h"
 #include "common/str.h"
 
-/* Appends the text of n bytes. 0, or the buf's sticky error. */
+/* Appends the text of n bytes (section 4, with padding). 0, or the buf's sticky error. */
 int base64_encode(struct buf *out, const void *data, size_t n);
-/* *ret (NUL-terminated, the caller frees it) and its length. One text per content: -EINVAL for
- * anything else. -ENOMEM. */
+/* Section 4: with padding, without line breaks. *ret (NUL-terminated, the caller frees it) and its
+ * length. One text per content: -EINVAL for anything else. -ENOMEM. */
 int base64_decode(struct str text, char **ret, size_t *ret_len);
+/* What others send: either alphabet (section 5's too), with or without padding, but strict beyond
+ * that. Into dst[cap]; 0 and *ret_n, -EINVAL, -ENOBUFS (over cap). */
+int base64_read(struct str text, void *dst, size_t cap, size_t *ret_n);
 
 #endif

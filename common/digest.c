@@ -4,6 +4,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/params.h>
 #include <string.h>
 
 #include "common/insist.h"
@@ -185,6 +186,56 @@ int hmac_sha256(const void *key, size_t key_n, const void *p, size_t n,
     }
     INSIST(len == HMAC_SHA256_BYTES);
     return 0;
+}
+
+static const struct {
+    const char *name;
+    size_t len;
+} hmac_algos[] = {
+    [HMAC_SHA1] = { "SHA1", 20 },
+    [HMAC_SHA256] = { "SHA256", 32 },
+    [HMAC_SHA512] = { "SHA512", 64 },
+};
+
+size_t hmac_len(enum hmac_algo algo)
+{
+    REQUIRE((size_t)algo < ARRAY_LEN(hmac_algos));
+    return hmac_algos[algo].len;
+}
+
+int hmac_of(enum hmac_algo algo, struct str key, const struct str *pieces, size_t n,
+            uint8_t ret[HMAC_BYTES_MAX])
+{
+    char name[8];
+    size_t len = 0;
+
+    REQUIRE((size_t)algo < ARRAY_LEN(hmac_algos));
+    (void)str_copy(name, sizeof name, str_of(hmac_algos[algo].name));
+    const OSSL_PARAM params[] = { OSSL_PARAM_construct_utf8_string("digest", name, 0),
+                                  OSSL_PARAM_construct_end() };
+    EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    EVP_MAC_CTX *ctx = mac != NULL ? EVP_MAC_CTX_new(mac) : NULL;
+    bool ok = ctx != NULL && EVP_MAC_init(ctx, (const unsigned char *)(key.n != 0 ? key.p : ""),
+                                          key.n, params) == 1;
+    for (size_t i = 0; ok && i < n; i++) {
+        ok = EVP_MAC_update(ctx, (const unsigned char *)pieces[i].p, pieces[i].n) == 1;
+    }
+    ok = ok && EVP_MAC_final(ctx, ret, &len, HMAC_BYTES_MAX) == 1;
+    EVP_MAC_CTX_free(ctx);
+    EVP_MAC_free(mac);
+    return ok ? 0 : -ENOMEM;
+}
+
+bool digest_ed25519_ok(const uint8_t public_key[32], const uint8_t signature[64], struct str text)
+{
+    EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, 32);
+    EVP_MD_CTX *ctx = key != NULL ? EVP_MD_CTX_new() : NULL;
+    bool ok = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, NULL, NULL, key) == 1 &&
+              EVP_DigestVerify(ctx, signature, 64, (const unsigned char *)text.p, text.n) == 1;
+
+    EVP_MD_CTX_free(ctx);
+    EVP_PKEY_free(key);
+    return ok;
 }
 
 bool mem_equal_ct(const void *a, const void *b, size_t n)

@@ -1,5 +1,6 @@
 /*
- * digest - content digests ("sha256:<hex>"), keyed hashes and comparisons that take constant time.
+ * digest - content digests ("sha256:<hex>"), keyed hashes, signatures and comparisons that take
+ * constant time.
  *
  * Pure; OpenSSL's EVP underneath. A context is made once and used for many messages: starting the
  * next one costs no look-up of the algorithm.
@@ -58,6 +59,16 @@ int digest_of(enum digest_algo algo, const void *p, size_t n, struct digest *ret
 int hmac_sha256(const void *key, size_t key_n, const void *p, size_t n,
                 uint8_t ret[HMAC_SHA256_BYTES]); /* -ENOMEM */
 
+/* HMAC (RFC 2104) over the pieces put together; for signatures that others make. SHA-1 is there for
+ * senders that know nothing newer; as an HMAC it still stands. */
+enum hmac_algo { HMAC_SHA1, HMAC_SHA256, HMAC_SHA512 };
+enum { HMAC_BYTES_MAX = 64 };
+size_t hmac_len(enum hmac_algo algo); /* 20, 32, 64 */
+/* -ENOMEM. */
+int hmac_of(enum hmac_algo algo, struct str key, const struct str *pieces, size_t n,
+            uint8_t ret[HMAC_BYTES_MAX]);
+/* Is it the Ed25519 signature (RFC 8032) of the message by this public key? */
+bool digest_ed25519_ok(const uint8_t public_key[32], const uint8_t signature[64], struct str text);
 /* Equal? The time depends on n only: for secrets and tokens. */
 bool mem_equal_ct(const void *a, const void *b, size_t n);
 /* Overwrites a secret; not optimised away. */

@@ -59,7 +59,7 @@ def test_what_runs_and_what_waits_outlives_a_kill(busy, kill):
     faults.put_job(busy, "echo", shell("cat"))
     running = [trigger(busy, "stream") for _ in range(4)]
     for run in running:
-        # On a slow machine the first may be over before the last is seen to run; it must be whole too.
+        # On a slow machine the first may be over before the last is seen to run.
         wait_state(busy, run, "running", "failed")
     waiting = [trigger(busy, "echo", f"payload {i}".encode()) for i in range(20)]
     restart(busy, kill)
