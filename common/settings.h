@@ -113,6 +113,7 @@ struct settings_sandbox {
     uint64_t shm_bytes;
     uint64_t nofile;
     uint64_t core_bytes; /* RLIMIT_CORE */
+    uint64_t prepared;   /* sandboxes kept ready; 0: none */
 };
 
 struct settings_telemetry {

@@ -223,6 +223,10 @@ static const struct conf_key keys[] = {
       .max = 1048576, .reloadable = true, .help = "Open files per process." },
     { AT(sandbox, core_bytes), .key = "core_bytes", .type = CONF_SIZE, .def = "0", .max = TIB(1),
       .reloadable = true, .help = "Size of core dumps, written to the run's own file system." },
+    { AT(sandbox, prepared), .key = "prepared", .type = CONF_INT, .def = "64", .min = 1,
+      .max = 4096, .zero = "none",
+      .help = "The most sandboxes that wait ready for the next run of a job in use, one per slot.\n"
+              "none: each is built when its run comes." },
 
     /* --- telemetry --- */
     { AT(telemetry, interval_ms), .key = "interval", .type = CONF_DURATION, .def = "1s", .min = 100,

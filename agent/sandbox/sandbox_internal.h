@@ -61,6 +61,9 @@ struct plan_facts {
 /* Fills *ret. -E2BIG: too many or too long. */
 int sandbox_plan_make(const struct sandbox_spec *s, const struct plan_facts *f,
                       struct sandbox_plan *p, struct err *e);
+/* The text of /etc/hosts; returns its length. */
+enum { SANDBOX_HOSTS_CAP = 400 };
+size_t sandbox_plan_hosts(const char *hostname, char dst[SANDBOX_HOSTS_CAP]);
 /* Masked and read-only paths, relative to "/": NULL-terminated. The plan uses the ones in proc, the
  * template of /sys those in sys. */
 extern const char *const sandbox_masked_proc[];
@@ -68,6 +71,36 @@ extern const char *const sandbox_masked_sys[];
 extern const char *const sandbox_readonly_proc[];
 /* The host's resolv.conf without resolvers that only the host can reach. At most 8 KiB. */
 void sandbox_resolv_filter(struct str text, struct buf *out);
+
+/* ---- prepared sandboxes: one serves any run that is the same in what it is built from -----------
+ */
+
+enum {
+    POOL_WINDOW_MS = 30000,
+    POOL_IDLE_MS = 60000,
+    POOL_BURST_MS = 25, /* about what it takes to build some */
+    POOL_BAD_MS = 10000 /* no more of a kind that cannot be built */
+};
+
+/* Layers, user, working directory, network and the sizes of its file systems are the same. */
+bool sandbox_pool_same(const struct sandbox_spec *a, const struct sandbox_spec *b);
+
+/* How much one kind of run is in use. Zero it to begin. */
+struct pool_use {
+    uint64_t used_ms; /* when the last run began */
+    uint64_t since_ms;
+    uint64_t burst_ms;
+    uint32_t live;              /* now */
+    uint32_t burst;             /* begun since burst_ms */
+    uint32_t peak, peak_before; /* most of either in this window, in the one before */
+};
+void sandbox_pool_begin(struct pool_use *u, uint64_t now_ms);
+void sandbox_pool_end(struct pool_use *u);
+/* How many should be ready: as many as lately ran at once or began in a burst; none after
+ * POOL_IDLE_MS without a run. */
+uint32_t sandbox_pool_wanted(struct pool_use *u, uint64_t now_ms);
+/* meminfo: the text of /proc/meminfo. Is less than a twentieth of the memory available? */
+bool sandbox_pool_pressed(struct str meminfo);
 
 /* ---- users of an image
  * ---------------------------------------------------------------------------- */

@@ -81,6 +81,18 @@ static void add_file(struct sandbox_plan *p, const char *path, const char *text,
     add(p, PLAN_FILE, path, text)->mode = mode;
 }
 
+size_t sandbox_plan_hosts(const char *hostname, char dst[SANDBOX_HOSTS_CAP])
+{
+    int n = snprintf(dst, SANDBOX_HOSTS_CAP,
+                     "127.0.0.1\tlocalhost %.63s\n"
+                     "::1\tlocalhost ip6-localhost ip6-loopback %.63s\n"
+                     "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
+                     "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+                     hostname, hostname);
+    INSIST(n > 0 && n < SANDBOX_HOSTS_CAP);
+    return (size_t)n;
+}
+
 /* The writable layer: one tmpfs that holds the upper and the work directory, with our own files
  * already in it when the overlay is mounted. */
 static void plan_upper(struct sandbox_plan *p, const struct sandbox_spec *s,
@@ -100,14 +112,9 @@ static void plan_upper(struct sandbox_plan *p, const struct sandbox_spec *s,
     add_dir(p, "u/d/run/agent", 0755);
     add_dir(p, "u/d/etc", 0755);
     add_file(p, "u/d/etc/hostname", keep(p, "%s\n", s->hostname), 0644);
-    add_file(p, "u/d/etc/hosts",
-             keep(p,
-                  "127.0.0.1\tlocalhost %s\n"
-                  "::1\tlocalhost ip6-localhost ip6-loopback %s\n"
-                  "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
-                  "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
-                  s->hostname, s->hostname),
-             0644);
+    char hosts[SANDBOX_HOSTS_CAP];
+    (void)sandbox_plan_hosts(s->hostname, hosts);
+    add_file(p, "u/d/etc/hosts", keep(p, "%s", hosts), 0644);
     add_file(p, "u/d/etc/resolv.conf", f->resolv_conf, 0644);
     add(p, PLAN_LINK, "u/d/etc/mtab", "/proc/mounts");
     if (f->payload_dir == NULL) {

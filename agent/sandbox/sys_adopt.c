@@ -73,7 +73,7 @@ void sandbox_adopt_end(struct launcher *l, int run_dir, struct ulid run, uint32_
     /* What was written at the end stands; an end that nobody read is read now. */
     if (sandbox_rundir_usage_read(run_dir, &kept) < 0) {
         kept = *usage;
-        (void)sandbox_rundir_usage_write(run_dir, &kept, l->agent_gid);
+        (void)sandbox_rundir_usage_write(run_dir, &kept);
     }
     if (complete(&r, rc, &kept, &state)) {
         (void)sandbox_rundir_record_write(run_dir, &r);
@@ -126,7 +126,7 @@ static void adopt_totals(struct launcher *l, int dir, const struct sandbox_state
     sandbox_cgroup_telemetry(&groups, &dirs);
     if (telemetry_open(&dirs, &fds, NULL) == 0 &&
         telemetry_read(&fds, TELEMETRY_ALL, &usage.end) == 0) {
-        (void)sandbox_rundir_usage_write(dir, &usage, l->agent_gid);
+        (void)sandbox_rundir_usage_write(dir, &usage);
     }
     telemetry_fds_close(&fds);
     sandbox_cgroup_close(&groups);

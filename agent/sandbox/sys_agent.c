@@ -327,6 +327,28 @@ static void agent_flush(struct launcher *l)
 
 /* ---- its requests ---- */
 
+static int run_start(struct launcher *l, const struct waiting_run *m,
+                     const struct sandbox_spec *spec, struct slot **ret, struct err *e)
+{
+    struct run_order o = {
+        .spec = spec, .spec_fd = m->spec_fd, .payload = -1, .arrival_us = m->arrival_us
+    };
+    AUTO_FD int payload = -1;
+    if (spec->payload) {
+        o.payload = payload = sandbox_rundir_payload_open(l, spec->run, &o.payload_bytes, e);
+        if (payload < 0) {
+            return payload;
+        }
+    }
+    const struct box_key *key = sandbox_pool_key(l, spec);
+    struct slot *s = key == NULL ? NULL : sandbox_pool_choose(l, key, sandbox_slot_layered(&o));
+    if (s == NULL) {
+        return err_say(e, key == NULL ? -ENOMEM : -EAGAIN, "no slot is free");
+    }
+    *ret = s;
+    return sandbox_slot_start(s, &o, e);
+}
+
 static int run_request(struct launcher *l, const struct waiting_run *m, struct err *e)
 {
     static char blob[SANDBOX_SPEC_MAX];
@@ -355,10 +377,9 @@ static int run_request(struct launcher *l, const struct waiting_run *m, struct e
             rc = err_say(e, -ESTALE, "layer %zu is not unpacked here", i + 1);
         }
     }
-    struct slot *s = rc == 0 ? sandbox_slot_free_one(l) : NULL;
+    struct slot *s = NULL;
     if (rc == 0) {
-        rc = s == NULL ? err_say(e, -EAGAIN, "no slot is free")
-                       : sandbox_slot_start(s, &spec, spec_fd, m->arrival_us, e);
+        rc = run_start(l, m, &spec, &s, e);
     }
     if (rc == 0) {
         s->stop_asked = m->stop_asked;
@@ -396,19 +417,18 @@ static bool run_wait(struct launcher *l, const struct waiting_run *m)
 
 void sandbox_agent_slot_free(struct launcher *l)
 {
-    struct err e = { 0 };
-    if (list_empty(&l->waiting)) {
-        return;
+    while (!list_empty(&l->waiting)) {
+        struct err e = { 0 };
+        struct waiting_run *w = LIST_ITEM(l->waiting.next, struct waiting_run, link);
+        int rc = run_request(l, w, &e);
+        if (rc == -EAGAIN && sandbox_slot_soon_free(l)) {
+            return;
+        }
+        if (rc < 0) {
+            run_refused(l, w, rc, e.text);
+        }
+        waiting_drop(l, w);
     }
-    struct waiting_run *w = LIST_ITEM(l->waiting.next, struct waiting_run, link);
-    int rc = run_request(l, w, &e);
-    if (rc == -EAGAIN && sandbox_slot_soon_free(l)) {
-        return;
-    }
-    if (rc < 0) {
-        run_refused(l, w, rc, e.text);
-    }
-    waiting_drop(l, w);
 }
 
 static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)

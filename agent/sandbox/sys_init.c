@@ -1,13 +1,14 @@
 /*
- * Set-up process, then pid 1. It builds the sandbox with root's rights, forks the job's first
- * process, gives its rights up, and from there on only pumps, reaps, keeps the deadline and writes
- * the exit record. Once the job runs it needs nobody: launcher and agent may be killed and
- * replaced.
+ * Set-up process, then pid 1. It builds the sandbox with root's rights, gives them up, clones the
+ * job's first process (sys_job.c), and from there on only pumps, reaps, keeps the deadline and
+ * writes the exit record. Once the job runs it needs nobody: launcher and agent may be killed and
+ * replaced. Before that it follows its launcher: the job's process reads the end of the socket.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -22,8 +23,9 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_sandbox.h"
+#include "common/insist.h"
 
-enum { PIPE_BYTES = 1 << 20, OOM_GRACE_US = 50000 };
+enum { PIPE_BYTES = 1 << 20, OOM_GRACE_US = 50000, JOB_STACK = 128 * 1024 };
 
 struct init {
     struct sandbox_job *job;
@@ -40,7 +42,8 @@ struct init {
 
 static void init_report(const struct init *in, const struct slot_report *r)
 {
-    (void)sys_send_fds(in->job->box->sock, r, sizeof(*r), &in->mounts, in->mounts >= 0 ? 1 : 0);
+    (void)sys_send_fds(in->job->fd[SPAWN_FD_SOCK], r, sizeof(*r), &in->mounts,
+                       in->mounts >= 0 ? 1 : 0);
 }
 
 static void write_record(struct init *in)
@@ -65,11 +68,31 @@ static void init_fail(struct init *in, int exit_code, const char *text)
 
 /* ---- set-up ---- */
 
-static int open_stdin(struct sandbox_job *job, struct err *e)
+/* What the job's process fills in or reads once the run is known. All of it lies in directories
+ * that we made: nothing of the image can be in the way. */
+static int open_own_files(struct sandbox_job *job, struct err *e)
 {
-    const char *path = job->request.has_payload != 0 ? "/run/agent/payload" : "/dev/null";
-    job->stdin_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
-    return job->stdin_fd < 0 ? err_set(e, -errno, "open '%s' in the sandbox", path) : 0;
+    const int flags = O_CLOEXEC | O_NOFOLLOW | O_NOCTTY;
+    struct {
+        const char *path;
+        int flags;
+        int *fd;
+    } files[] = {
+        { "/dev/null", O_RDWR, &job->null_fd },
+        { "/etc/hostname", O_WRONLY, &job->hostname_fd },
+        { "/etc/hosts", O_WRONLY, &job->hosts_fd },
+        { "/run/agent/payload", O_RDONLY, &job->payload_in },
+        { "/run/agent/payload", O_WRONLY, &job->payload_out },
+    };
+    size_t n = ARRAY_LEN(files) - (job->request.payload_layer != 0 ? 1 : 0);
+    job->payload_out = -1;
+    for (size_t i = 0; i < n; i++) {
+        *files[i].fd = open(files[i].path, files[i].flags | flags);
+        if (*files[i].fd < 0) {
+            return err_set(e, -errno, "open '%s' in the sandbox", files[i].path);
+        }
+    }
+    return 0;
 }
 
 /* Anyone inside may open /dev/stdout again: the pipe is the sandbox's own. */
@@ -95,7 +118,7 @@ static int init_build(struct init *in, struct err *e)
     }
     int rc = sandbox_mount_apply(job->box, &job->plan, e);
     if (rc == 0) {
-        rc = open_stdin(job, e);
+        rc = open_own_files(job, e);
     }
     if (rc == 0) {
         rc = open_pipe(job->out_pipe, e);
@@ -109,7 +132,18 @@ static int init_build(struct init *in, struct err *e)
     return rc;
 }
 
-/* From root to an id that no job has, with one capability inside: to kill. */
+/* What the job's process gets from us, as it has no right to it any more: the score that the kernel
+ * goes by when memory runs out (the launcher lowers our own again), a session keyring. */
+static void init_bequeath(const struct init *in)
+{
+    char score[16];
+    snprintf(score, sizeof(score), "%d", in->job->box->job_oom_score);
+    (void)sys_write_text(AT_FDCWD, "/proc/self/oom_score_adj", score);
+    (void)syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL, 0, 0, 0);
+}
+
+/* From root to an id that no job has, with rights only inside the user namespace: the job's process
+ * needs them for a moment. The filter is the job's. */
 static int init_confine(struct init *in, struct err *e)
 {
     const struct slot_box *box = in->job->box;
@@ -122,9 +156,6 @@ static int init_confine(struct init *in, struct err *e)
     if (rc == 0 && setns(box->userns, CLONE_NEWUSER) < 0) {
         rc = err_set(e, -errno, "enter the user namespace");
     }
-    if (rc == 0) {
-        rc = sandbox_caps_keep_only(CAP_KILL, e);
-    }
     if (rc == 0 &&
         (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)) {
         rc = err_set(e, -errno, "prctl");
@@ -135,7 +166,28 @@ static int init_confine(struct init *in, struct err *e)
     return rc;
 }
 
-/* Waits for exec's verdict: nothing (it runs), or the error. */
+/* The job's process, in our memory until its exec; then we keep one capability inside: to kill. */
+static int init_clone(struct init *in, struct err *e)
+{
+    static char stack[JOB_STACK] __attribute__((aligned(64)));
+    struct sandbox_job *job = in->job;
+    in->child = clone(sandbox_job_main, stack + sizeof(stack), CLONE_VM | SIGCHLD, job);
+    if (in->child < 0) {
+        return err_set(e, -errno, "clone the job's process");
+    }
+    int *const theirs[] = { &job->out_pipe[1], &job->err_pipe[1], &job->exec_pipe[1],
+                            &job->hostname_fd, &job->hosts_fd,    &job->payload_in,
+                            &job->payload_out, &job->uts };
+    for (size_t i = 0; i < ARRAY_LEN(theirs); i++) {
+        if (*theirs[i] >= 0) {
+            (void)close(*theirs[i]); /* the numbers are in its memory, too: they stay */
+        }
+    }
+    return sandbox_caps_keep_only(CAP_KILL, e);
+}
+
+/* Waits for exec's verdict: nothing (it runs), or the error. Until then the memory is the job's
+ * process's to use, and nothing else is done here. */
 static void init_await_exec(struct init *in)
 {
     struct job_error report;
@@ -147,6 +199,9 @@ static void init_await_exec(struct init *in)
     if (n != (ssize_t)sizeof(report)) {
         init_fail(in, 125, "the set-up was cut off");
     }
+    if (report.exit_code == 0) {
+        _exit(0); /* there was no run, or nobody knows whether there was: no record */
+    }
     report.text[sizeof(report.text) - 1] = '\0';
     init_fail(in, report.exit_code, report.text);
 }
@@ -157,11 +212,10 @@ static void init_started(struct init *in)
     struct slot_report r = { .kind = REPORT_STARTED };
     in->result.started_mono_us = now;
     in->result.started_wall_us = sys_wall_us();
-    in->result.setup_us = now - in->job->request.arrival_us;
+    in->result.setup_us = now - in->job->start.arrival_us;
     r.setup_us = in->result.setup_us;
     r.wall_us = in->result.started_wall_us;
     init_report(in, &r);
-    fd_close(in->job->box->sock);
     in->mounts = fd_close(in->mounts);
     if (in->job->spec.limits.timeout_ms != 0) {
         in->deadline_us = now + in->job->spec.limits.timeout_ms * 1000;
@@ -367,6 +421,11 @@ static void init_finish(struct init *in)
     result_status(in, r);
     result_text(in, r);
     write_record(in);
+    /* Nobody else may have been left: then the end is told before the kernel takes us down. */
+    if (kill(-1, 0) < 0 && errno == ESRCH) {
+        const struct slot_report ended = { .kind = REPORT_ENDED };
+        init_report(in, &ended);
+    }
     _exit(0);
 }
 
@@ -383,41 +442,40 @@ static int init_open_signals(struct init *in, struct err *e)
     return in->signals < 0 ? err_set(e, -errno, "make a signal descriptor") : 0;
 }
 
+/* Up to the clone: with root's rights, then without. */
+static int init_prepare(struct init *in, struct err *e)
+{
+    struct sandbox_job *job = in->job;
+    int rc = init_open_signals(in, e);
+    if (rc == 0) {
+        rc = init_build(in, e);
+    }
+    if (rc == 0) {
+        in->mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+        job->uts = job->request.ahead != 0 ? open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC) : -1;
+        for (int fd = 0; fd <= 2; fd++) {
+            (void)dup2(job->null_fd,
+                       fd); /* whoever reads the launcher's log must not wait for us */
+        }
+        init_bequeath(in);
+        rc = init_confine(in, e);
+    }
+    return rc == 0 ? init_clone(in, e) : rc;
+}
+
 void sandbox_init_main(struct sandbox_job *job)
 {
     static struct init in;
     struct err e = { 0 };
     in.job = job;
-    in.mounts = -1;
-    int rc = init_open_signals(&in, &e);
-    if (rc == 0) {
-        rc = init_build(&in, &e);
-    }
-    int null_fd = rc == 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : -1;
-    in.mounts = rc == 0 ? open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC) : -1;
-    if (rc == 0) {
-        in.child = fork();
-        if (in.child == 0) {
-            sandbox_job_main(job);
-        }
-        rc = in.child < 0 ? err_set(&e, -errno, "fork") : 0;
-    }
-    if (rc == 0) {
-        fd_close(job->out_pipe[1]);
-        fd_close(job->err_pipe[1]);
-        fd_close(job->exec_pipe[1]);
-        fd_close(job->stdin_fd);
-        for (int fd = 0; fd <= 2; fd++) {
-            (void)dup2(null_fd, fd); /* whoever reads the launcher's log must not wait for us */
-        }
-        sandbox_pump_init(&in.pump, job, null_fd);
-        rc = init_confine(&in, &e);
-    }
-    if (rc < 0) {
+    in.mounts = job->uts = -1;
+    fd_close(job->box->sock); /* the spawner's */
+    if (init_prepare(&in, &e) < 0) {
         init_fail(&in, 125, e.text);
     }
     init_await_exec(&in);
     init_started(&in);
+    sandbox_pump_init(&in.pump, job);
     init_serve(&in);
     init_finish(&in);
     _exit(0);

@@ -1,17 +1,18 @@
 /*
- * The job's first process: from the set-up process's fork to exec. The root is the sandbox's
- * already; the user namespace is entered first, so that all that looks into the image (passwd, the
- * working directory, the program) happens without a right on the host.
+ * The job's first process: from init's clone to exec. The root is the sandbox's and the user
+ * namespace is entered already, so that all that looks into the image (passwd, the working
+ * directory, the program) happens without a right on the host, and under the job's filter. It
+ * becomes the job's user, and only then waits for the run: what comes behind that is little.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/keyctl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -183,25 +184,51 @@ static int exec_program(const struct sandbox_spec *s, char **env)
     return rc;
 }
 
-static void job_fail(struct sandbox_job *job, int exit_code, const struct err *e)
+/* The descriptors that stay open up to exec, by number. */
+enum job_fd {
+    JOB_FD_EXEC = 3,
+    JOB_FD_SOCK,
+    JOB_FD_HOSTNAME,
+    JOB_FD_HOSTS,
+    JOB_FD_PAYLOAD_IN,
+    JOB_FD_PAYLOAD_OUT, /* may be missing */
+    JOB_FD_UTS,         /* may be missing */
+    JOB_FDS
+};
+
+static void job_fail(int exit_code, const struct err *e)
 {
     struct job_error report = { .rc = e->code, .exit_code = exit_code };
     sandbox_text(report.text, e->text);
-    (void)!write(job->exec_pipe[1], &report, sizeof(report));
+    (void)!write(JOB_FD_EXEC, &report, sizeof(report));
     _exit(exit_code);
 }
 
-static int job_stdio(struct sandbox_job *job, struct err *e)
+/* Everything to its number, through numbers that are nobody's; the rest is closed. */
+static int job_descriptors(struct sandbox_job *job, struct err *e)
 {
-    if (dup2(job->stdin_fd, 0) < 0 || dup2(job->out_pipe[1], 1) < 0 ||
-        dup2(job->err_pipe[1], 2) < 0 || dup2(job->exec_pipe[1], 3) < 0) {
-        return err_set(e, -errno, "set up stdin, stdout and stderr");
+    enum { HIGH = 100 };
+    const int from[JOB_FDS] = { job->null_fd,      job->out_pipe[1],       job->err_pipe[1],
+                                job->exec_pipe[1], job->fd[SPAWN_FD_SOCK], job->hostname_fd,
+                                job->hosts_fd,     job->payload_in,        job->payload_out,
+                                job->uts };
+    int high[JOB_FDS];
+    for (size_t i = 0; i < JOB_FDS; i++) {
+        high[i] = from[i] < 0 ? -1 : fd_dup(from[i], HIGH);
     }
-    job->exec_pipe[1] = 3;
-    return fcntl(3, F_SETFD, FD_CLOEXEC) < 0 ? err_set(e, -errno, "mark a descriptor") : 0;
+    for (int i = 0; i < JOB_FDS; i++) {
+        if (high[i] >= 0 && dup3(high[i], i, i < JOB_FD_EXEC ? 0 : O_CLOEXEC) < 0) {
+            return err_set(e, -errno, "set up stdin, stdout and stderr");
+        }
+        if (high[i] < 0) {
+            (void)close(i);
+        }
+    }
+    return syscall(SYS_close_range, JOB_FDS, ~0u, 0) < 0 ? err_set(e, -errno, "close descriptors")
+                                                         : 0;
 }
 
-/* After entering the user namespace; nothing of the host is open but what the job may have. */
+/* In the user namespace; nothing of the host is open but what the job may have. */
 static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct err *e)
 {
     const char *workdir = job->spec.workdir[0] != '\0' ? job->spec.workdir : "/";
@@ -213,7 +240,6 @@ static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct e
         rc = err_set(e, -errno, "prctl");
     }
     if (rc == 0) {
-        sandbox_rlimits_apply(&job->spec.limits, job->box->limit_nproc);
         rc = sandbox_caps_drop_bounding(e);
     }
     if (rc == 0) {
@@ -222,54 +248,117 @@ static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct e
     if (rc == 0) {
         rc = sandbox_caps_drop_all(e);
     }
-    if (rc == 0) {
-        rc = enter_workdir(workdir, e);
+    return rc == 0 ? enter_workdir(workdir, e) : rc;
+}
+
+/* Waits for the run, in a sandbox that is ready. The launcher's end ends it. */
+static void job_await_run(struct sandbox_job *job, int fds[START_FDS_MAX], struct err *e)
+{
+    size_t n = 0;
+    struct slot_report r = { .kind = REPORT_PREPARED };
+    int uts = JOB_FD_UTS;
+    fds[START_FD_SPEC] = fds[START_FD_PAYLOAD] = -1;
+    if (job->request.ahead != 0) {
+        (void)sys_send_fds(JOB_FD_SOCK, &r, sizeof(r), &uts, 1);
+        (void)close(uts);
     }
-    if (rc == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
-        rc = err_set(e, -errno, "set no_new_privs");
+    ssize_t got =
+        sys_recv_fds(JOB_FD_SOCK, &job->start, sizeof(job->start), fds, START_FDS_MAX, &n);
+    if (got != (ssize_t)sizeof(job->start) || fds[START_FD_SPEC] < 0) {
+        err_set(e, -ECANCELED, "wait for the run");
+        job_fail(0, e);
+    }
+}
+
+/* What the sandbox was built for stands; the rest is the run's. */
+static int job_take_spec(struct sandbox_job *job, int fd, struct err *e)
+{
+    struct sandbox_spec run;
+    ssize_t n = sys_pread_full(fd, job->run_spec, sizeof(job->run_spec), 0);
+    int rc = n < 0 ? err_set(e, (int)n, "read the sandbox's spec")
+                   : sandbox_spec_decode(job->run_spec, (size_t)n, &run, e);
+    if (rc == 0 && strcmp(run.hostname, job->spec.hostname) != 0) {
+        char hosts[SANDBOX_HOSTS_CAP];
+        size_t len = sandbox_plan_hosts(run.hostname, hosts);
+        char name[72];
+        int name_len = snprintf(name, sizeof(name), "%.63s\n", run.hostname);
+        if (ftruncate(JOB_FD_HOSTNAME, 0) < 0 || ftruncate(JOB_FD_HOSTS, 0) < 0) {
+            rc = -errno;
+        }
+        rc = rc == 0 ? sys_pwrite_full(JOB_FD_HOSTNAME, name, (size_t)name_len, 0) : rc;
+        rc = rc == 0 ? sys_pwrite_full(JOB_FD_HOSTS, hosts, len, 0) : rc;
+        if (rc < 0) {
+            sandbox_spec_release(&run);
+            return err_set(e, rc, "write the host's name");
+        }
+    }
+    if (rc == 0) {
+        sandbox_spec_release(&job->spec);
+        job->spec = run;
     }
     return rc;
 }
 
-void sandbox_job_main(struct sandbox_job *job)
+/* The payload: into its file, unless that is a layer; and on stdin. */
+static int job_take_payload(struct sandbox_job *job, int fd, struct err *e)
+{
+    uint64_t left = fd >= 0 ? job->start.payload_bytes : 0;
+    while (left > 0) {
+        ssize_t n = sendfile(JOB_FD_PAYLOAD_OUT, fd, NULL, (size_t)left);
+        if (n <= 0) {
+            return err_set(e, n < 0 ? -errno : -EIO, "copy the payload");
+        }
+        left -= (uint64_t)n;
+    }
+    if (job->start.has_payload != 0 && dup3(JOB_FD_PAYLOAD_IN, 0, 0) < 0) {
+        return err_set(e, -errno, "open the payload");
+    }
+    return 0;
+}
+
+static void job_start(struct sandbox_job *job, const struct sandbox_user *u)
 {
     struct err e = { 0 };
-    struct sandbox_user u = { 0 };
+    int fds[START_FDS_MAX];
     sigset_t none;
-    char score[16];
-    snprintf(score, sizeof(score), "%d", job->box->job_oom_score);
-    (void)sys_write_text(AT_FDCWD, "/proc/self/oom_score_adj", score);
-    (void)syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL, 0, 0, 0);
+    job_await_run(job, fds, &e);
+    int rc = job_take_spec(job, fds[START_FD_SPEC], &e);
+    if (rc == 0) {
+        rc = job_take_payload(job, fds[START_FD_PAYLOAD], &e);
+    }
+    char **env = rc == 0 ? make_env(&job->spec, u) : NULL;
+    if (rc == 0 && env == NULL) {
+        rc = err_set(&e, -ENOMEM, "make the environment");
+    }
+    if (rc < 0 || env == NULL) {
+        job_fail(125, &e);
+        return;
+    }
+    sandbox_rlimits_apply(&job->spec.limits, job->box->limit_nproc);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    rc = exec_program(&job->spec, env);
+    err_set(&e, rc, "run '%.100s'", job->spec.argv[0]);
+    job_fail(rc == -ENOENT || rc == -ENOTDIR ? 127 : 126, &e);
+}
+
+int sandbox_job_main(void *arg)
+{
+    static struct sandbox_user u;
+    struct sandbox_job *job = arg;
+    struct err e = { 0 };
     setsid();
     umask(0022);
-    int rc = job_stdio(job, &e);
-    if (rc == 0 && setns(job->box->userns, CLONE_NEWUSER) < 0) {
-        rc = err_set(&e, -errno, "enter the user namespace");
-    }
+    int rc = job_descriptors(job, &e);
     if (rc == 0 && (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || setgroups(0, NULL) < 0)) {
         rc = err_set(&e, -errno, "become root inside");
-    }
-    if (rc == 0 && syscall(SYS_close_range, 4, ~0u, 0) < 0) {
-        rc = err_set(&e, -errno, "close descriptors");
     }
     if (rc == 0) {
         rc = job_confine(job, &u, &e);
     }
-    char **env = rc == 0 ? make_env(&job->spec, &u) : NULL;
-    if (rc == 0 && env == NULL) {
-        rc = err_set(&e, -ENOMEM, "make the environment");
+    if (rc < 0) {
+        job_fail(125, &e);
     }
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    if (rc == 0 && (rc = sandbox_filter_load(job->box->filter)) < 0) {
-        err_set(&e, rc, "load the seccomp filter");
-    }
-    if (rc < 0 || env == NULL) {
-        job_fail(job, 125, &e);
-        _exit(125);
-    }
-    rc = exec_program(&job->spec, env);
-    err_set(&e, rc, "run '%.100s'", job->spec.argv[0]);
-    job_fail(job, rc == -ENOENT || rc == -ENOTDIR ? 127 : 126, &e);
-    _exit(126);
+    job_start(job, &u);
+    _exit(125);
 }

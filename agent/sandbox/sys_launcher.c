@@ -79,8 +79,8 @@ static int make_directories(struct launcher *l, struct err *e)
         if (strcmp(dirs[i].name, "spool") == 0) {
             l->spool = fd_take(&fd);
         } else if (strcmp(dirs[i].name, "runs") == 0) {
-            /* The agent lists and opens runs, by its group. */
-            if (fchown(fd, 0, l->agent_gid) < 0 || fchmod(fd, 0750) < 0) {
+            /* The agent lists and opens runs, by its group, which what is made there inherits. */
+            if (fchown(fd, 0, l->agent_gid) < 0 || fchmod(fd, 02750) < 0) {
                 return err_set(e, -errno, "open '%s/runs'", path);
             }
             l->runs = fd_take(&fd);
@@ -165,6 +165,7 @@ static int host_descriptors(struct launcher *l, struct err *e)
 {
     l->exe = open("/proc/self/exe", O_PATH | O_CLOEXEC);
     l->host_mnt = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    l->host_uts = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
     l->host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     l->host_net = l->settings->sandbox.allow_host_network
                       ? open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
@@ -173,7 +174,7 @@ static int host_descriptors(struct launcher *l, struct err *e)
     if (l->exe_tree < 0) {
         return err_set(e, -errno, "clone the mount of /proc/self/exe");
     }
-    int rc = l->exe < 0 || l->host_mnt < 0 || l->host_root < 0
+    int rc = l->exe < 0 || l->host_mnt < 0 || l->host_root < 0 || l->host_uts < 0
                  ? err_set(e, -errno, "open /proc/self")
                  : 0;
     if (rc == 0 && (rc = sys_boot_id(l->boot_id)) < 0) {
@@ -208,6 +209,10 @@ static int make_slots(struct launcher *l, struct err *e)
         struct slot *s = &l->slots[i];
         s->l = l;
         s->run_dir = s->mounts = s->sock.fd = s->spawner.fd = s->init.fd = s->oom.fd = -1;
+        s->job.fd = s->uts = s->pend_spec = s->pend_payload = s->home.dir = -1;
+        for (size_t k = 0; k < SPAWN_FDS_MAX; k++) {
+            s->home.fds[k] = -1;
+        }
         telemetry_fds_init(&s->fds);
         for (size_t k = 0; k < CG_COUNT; k++) {
             s->dirs.fd[k] = -1;
@@ -353,6 +358,9 @@ static void on_event(struct launcher *l, struct watch *w, uint32_t events)
     case WATCH_SLOT_INIT:
         sandbox_slot_on_init(w->owner);
         break;
+    case WATCH_SLOT_BOX:
+        sandbox_slot_on_box(w->owner);
+        break;
     case WATCH_SLOT_OOM:
         sandbox_slot_on_oom(w->owner);
         break;
@@ -400,15 +408,25 @@ static void launcher_serve(struct launcher *l)
 static void launcher_end(struct launcher *l)
 {
     enum { SPAWNER_END_MS = 2000 };
+    sandbox_pool_release(l);
     for (uint32_t i = 0; i < l->slots_len; i++) {
-        sandbox_launcher_unwatch(l, &l->slots[i].sock);
+        struct slot *s = &l->slots[i];
+        sandbox_launcher_unwatch(l, &s->sock);
+        if (s->state == SLOT_DROPPING) {
+            sandbox_rundir_spare_drop(l, &s->home);
+        }
     }
     uint64_t until = sys_mono_ms() + SPAWNER_END_MS;
     for (uint32_t i = 0; i < l->slots_len; i++) {
-        struct pollfd p = { .fd = l->slots[i].spawner.fd, .events = POLLIN };
-        uint64_t now = sys_mono_ms();
-        if (p.fd >= 0) {
-            (void)poll(&p, 1, now < until ? (int)(until - now) : 0);
+        struct slot *s = &l->slots[i];
+        struct pollfd p[] = { { .fd = s->spawner.fd, .events = POLLIN },
+                              { .fd = s->state == SLOT_DROPPING ? s->init.fd : -1,
+                                .events = POLLIN } };
+        for (size_t k = 0; k < ARRAY_LEN(p); k++) {
+            uint64_t now = sys_mono_ms();
+            if (p[k].fd >= 0) {
+                (void)poll(&p[k], 1, now < until ? (int)(until - now) : 0);
+            }
         }
         sandbox_cgroup_close(&l->slots[i].dirs);
     }
@@ -424,9 +442,12 @@ int sandbox_launcher_main(const struct sandbox_launcher_config *config)
     REQUIRE(config->listen_fds_len <= SANDBOX_LISTEN_MAX);
     l.config = config;
     l.settings = config->settings;
-    l.exe = l.exe_tree = l.host_mnt = l.host_root = l.host_net = l.layers = l.runs = l.spool =
-        l.storage_userns = -1;
+    l.exe = l.exe_tree = l.host_mnt = l.host_root = l.host_net = l.host_uts = l.layers = l.runs =
+        l.spool = l.storage_userns = -1;
     l.agent_sock.fd = l.agent_pid.fd = l.signals.fd = -1;
+    for (size_t i = 0; i < BOX_KEYS_MAX; i++) {
+        l.keys[i].fd = -1;
+    }
     list_init(&l.queue);
     list_init(&l.waiting);
     list_init(&l.workers);

@@ -20,6 +20,7 @@ enum watch_kind {
     WATCH_SLOT_SOCK,
     WATCH_SLOT_SPAWNER,
     WATCH_SLOT_INIT,
+    WATCH_SLOT_BOX,
     WATCH_SLOT_OOM,
     WATCH_WORKER,
 };
@@ -70,25 +71,51 @@ int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
 /* ---- slots (sys_slot.c) ---- */
 
 /*
- * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> CLEANING -> FREE
- *   ^                 |        |__(spawner died)__|
- *   |____ ENDING <____|  (idle for long)
+ * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> ENDED -> CLEANING -> FREE
+ *   ^                 | |__________(spawner died)_______|
+ *   |____ ENDING <____| |-> PREPARING -> READY -> SETUP      (a sandbox built ahead)
+ *       (idle for long)         |__________|-> DROPPING -> FREE
  * EMPTY -> ADOPTED -> EMPTY   (a sandbox of an earlier launcher)
- * It waits in MAKING, CLEANING, ENDING (for the spawner), SETUP (for the set-up process), RUNNING,
- * ADOPTED.
+ * It waits in MAKING, CLEANING, ENDING (for the spawner), PREPARING, SETUP (for the set-up
+ * process), READY (for a run), RUNNING, ENDED, DROPPING (for init's death), ADOPTED. From PREPARING
+ * a run may be taken, too: SETUP then waits for both.
  */
 enum slot_state {
     SLOT_EMPTY,
     SLOT_MAKING,
     SLOT_FREE,
+    SLOT_PREPARING,
+    SLOT_READY,
+    SLOT_DROPPING,
     SLOT_SETUP,
     SLOT_RUNNING,
+    SLOT_ENDED, /* its end was told; init is going */
     SLOT_CLEANING,
     SLOT_ENDING,
     SLOT_ADOPTED
 };
 
+/* What STARTED says of a start: enum sandbox_start_kind, of the agent's side. */
+enum slot_kind { SLOT_KIND_COLD, SLOT_KIND_CACHED, SLOT_KIND_WARM };
+
 struct launcher;
+
+/* A run's directory before it has a name (sys_rundir.c). */
+struct spare {
+    unsigned long number;
+    int dir;
+    int fds[SPAWN_FDS_MAX];
+};
+
+/* A kind of run: what its sandboxes are built from (sys_pool.c). */
+struct box_key {
+    struct sandbox_spec spec; /* points into blob; no arguments or environment but one word */
+    struct buf blob;
+    int fd; /* the same, for spawners; -1: the place is free */
+    struct pool_use use;
+    uint64_t bad_until_ms; /* a sandbox of this kind could not be built */
+};
+enum { BOX_KEYS_MAX = 32 };
 
 struct slot {
     struct launcher *l;
@@ -101,27 +128,51 @@ struct slot {
     struct telemetry_fds fds;
     struct sandbox_limits applied; /* v1: what the groups are set to */
     bool limited;
+    bool based; /* file.base was read since the last run */
+    /* The sandbox, in PREPARING, READY, DROPPING and from SETUP to ENDED: */
+    struct watch job;    /* the sandbox's own socket */
+    struct spare home;   /* PREPARING, READY, DROPPING: the directory that a run will have */
+    struct box_key *key; /* NULL: of no kind that is known */
+    int uts;             /* READY: its UTS namespace; -1 */
+    struct start_request start;
+    int pend_spec, pend_payload; /* a run that waits for PREPARED; -1 */
+    char pend_hostname[64];
+    bool cloned; /* init exists */
     /* The run, in SETUP, RUNNING and ADOPTED: */
     struct ulid run;
     uint32_t attempt;
     struct sandbox_state file; /* as in the run's directory */
-    uint64_t arrival_us;
     int run_dir;
-    int mounts;  /* the sandbox's mount namespace; -1 */
-    bool cloned; /* SETUP: init exists */
+    int mounts; /* the sandbox's mount namespace; -1 */
     bool stop_asked;
 };
 
+/* A RUN as it came from the agent, decoded and checked. */
+struct run_order {
+    const struct sandbox_spec *spec;
+    int spec_fd;
+    int payload; /* -1: none */
+    uint64_t payload_bytes;
+    uint64_t arrival_us;
+};
+
 int sandbox_slot_make(struct slot *s, struct err *e);
-struct slot *sandbox_slot_free_one(struct launcher *l); /* NULL: none */
-bool sandbox_slot_soon_free(const struct launcher *l);  /* will one be without a run's end? */
+/* Does its payload become a layer, instead of a copy? NULL: no run, so no. */
+bool sandbox_slot_layered(const struct run_order *o);
+/* Builds a sandbox in a slot that has none, for the run of `order`, or ahead (NULL). */
+int sandbox_slot_build(struct slot *s, struct box_key *key, const struct run_order *order,
+                       struct err *e);
+/* A FREE slot, or one that sandbox_pool_choose() gave. */
+int sandbox_slot_start(struct slot *s, const struct run_order *order, struct err *e);
+bool sandbox_slot_soon_free(const struct launcher *l); /* will one be without a run's end? */
 /* Ends the spawners of slots that nobody has used for a minute. */
 void sandbox_slot_trim(struct launcher *l);
-int sandbox_slot_start(struct slot *s, const struct sandbox_spec *spec, int spec_fd,
-                       uint64_t arrival_us, struct err *e);
+/* PREPARING or READY: the sandbox goes. */
+void sandbox_slot_drop(struct slot *s);
 void sandbox_slot_on_sock(struct slot *s);
 void sandbox_slot_on_spawner(struct slot *s);
 void sandbox_slot_on_init(struct slot *s);
+void sandbox_slot_on_box(struct slot *s);
 void sandbox_slot_on_oom(struct slot *s);
 struct slot *sandbox_slot_find(struct launcher *l, struct ulid run, uint32_t attempt);
 int sandbox_slot_order(struct slot *s, int order, int sig);
@@ -129,21 +180,54 @@ void sandbox_slot_tell_started(struct slot *s, bool adopted);
 bool sandbox_slot_uses_layer(const struct slot *s, const struct digest *id);
 void sandbox_slot_forget_layer(struct slot *s, const struct digest *id);
 
+/* ---- groups of a slot (sys_slot_groups.c) ---- */
+
+/* The groups with these limits. v2: a fresh leaf, when there is none. */
+int sandbox_groups_limit(struct slot *s, const struct sandbox_limits *limits, struct err *e);
+/* The reading that the next run counts from. */
+void sandbox_groups_base(struct slot *s);
+void sandbox_groups_done(struct slot *s);
+
+/* ---- sandboxes built ahead (sys_pool.c) ---- */
+
+/* The run's kind: known, or made known. NULL: no memory. */
+struct box_key *sandbox_pool_key(struct launcher *l, const struct sandbox_spec *spec);
+/* The best slot for a run of this kind. `fresh`: it must not be one built ahead. NULL: none now. */
+struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, bool fresh);
+/* Builds sandboxes ahead in free slots, where more of a kind are wanted. */
+void sandbox_pool_refill(struct launcher *l);
+/* Drops what is not wanted any more, and all when memory is short. */
+void sandbox_pool_trim(struct launcher *l);
+/* Kinds with this layer are no longer known, and their sandboxes go. */
+void sandbox_pool_forget_layer(struct launcher *l, const struct digest *id);
+void sandbox_pool_release(struct launcher *l);
+
 /* ---- runs on disk (sys_rundir.c) ---- */
 
 /* Names of spare directories begin so; then the launcher's pid. */
 #define SANDBOX_SPARE ".spare-"
 /* Makes spare directories until there are `want`: when there is time for it. */
 void sandbox_rundir_refill(struct launcher *l, size_t want);
-int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
-                        int fds[SPAWN_FDS_MAX], struct err *e);
+int sandbox_rundir_spare_take(struct launcher *l, struct spare *ret, struct err *e);
+void sandbox_rundir_spare_close(struct spare *s);
+void sandbox_rundir_spare_drop(struct launcher *l, struct spare *s); /* removes it, too */
+/* The spare directory becomes the run's. -EEXIST: that has one. */
+int sandbox_rundir_name(struct launcher *l, const struct spare *s, struct ulid run,
+                        uint32_t attempt, struct err *e);
 void sandbox_rundir_drop_spares(struct launcher *l);
+/* spool/<run>, checked: the descriptor, or -Exxx. */
+int sandbox_rundir_payload_open(struct launcher *l, struct ulid run, uint64_t *ret_bytes,
+                                struct err *e);
+/* The payload becomes the one file of a layer of its own, dir/in, the topmost: readable inside as
+ * /run/agent/payload, without a mount that would tell a host path. */
+int sandbox_rundir_payload_link(struct launcher *l, int dir, struct ulid run, int payload,
+                                struct err *e);
 void sandbox_rundir_undo(struct launcher *l, struct ulid run, uint32_t attempt);
 int sandbox_rundir_state_write(int dir, const struct sandbox_state *s);
 int sandbox_rundir_state_read(int dir, struct sandbox_state *ret);
 int sandbox_rundir_record_read(int dir, struct sandbox_result *ret);
 int sandbox_rundir_record_write(int dir, const struct sandbox_result *r);
-int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u, uint32_t agent_gid);
+int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u);
 int sandbox_rundir_usage_read(int dir, struct sandbox_usage *ret);
 
 /* ---- taking runs up again (sys_adopt.c) ---- */
@@ -201,13 +285,6 @@ void sandbox_agent_slot_free(struct launcher *l);
 
 /* ---- the whole ---- */
 
-/* A run's directory before it has a name (sys_rundir.c). */
-struct spare {
-    unsigned long number;
-    int dir;
-    int fds[SPAWN_FDS_MAX];
-};
-
 struct queued_msg {
     struct list link;
     uint8_t bytes[SANDBOX_MSG_SIZE];
@@ -238,7 +315,7 @@ struct launcher {
     struct list queue; /* struct queued_msg */
     size_t queue_len;
     bool stopping;
-    int exe, exe_tree, host_mnt, host_root, host_net;
+    int exe, exe_tree, host_mnt, host_root, host_net, host_uts;
     int layers, runs, spool; /* directories */
     int storage_userns;
     char boot_id[37];
@@ -250,6 +327,9 @@ struct launcher {
     unsigned long spare_number;
     struct slot *slots;
     uint32_t slots_len;
+    struct box_key keys[BOX_KEYS_MAX];
+    bool pressed;        /* memory is short: nothing is built ahead */
+    bool cannot_spare;   /* the host does not let us lower a score for the OOM killer */
     struct list waiting; /* struct waiting_run, the oldest first */
     uint32_t waiting_len;
     struct list workers; /* struct worker, the oldest first */

@@ -11,7 +11,7 @@
 
 enum { STEP_MAX = 1 << 20, STEPS_PER_CALL = 8 };
 
-void sandbox_pump_init(struct pump *p, const struct sandbox_job *job, int null_fd)
+void sandbox_pump_init(struct pump *p, const struct sandbox_job *job)
 {
     *p = (struct pump){
         .out = { .pipe = job->out_pipe[0],
@@ -25,7 +25,7 @@ void sandbox_pump_init(struct pump *p, const struct sandbox_job *job, int null_f
                  .id = SANDBOX_STDERR,
                  .shape = sandbox_log_shape_of(job->spec.limits.log_bytes) },
         .index = job->fd[SPAWN_FD_INDEX],
-        .null_fd = null_fd,
+        .null_fd = job->null_fd,
     };
 }
 

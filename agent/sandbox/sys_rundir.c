@@ -18,26 +18,19 @@ static const struct {
     { "index", SPAWN_FD_INDEX },   { "exit", SPAWN_FD_EXIT },
 };
 
-/* A file that the agent may read: root:agent 0640. */
-static int make_file(int dir, const char *name, uint32_t gid)
+/* A file that the agent may read: root:agent 0640. The directory hands its group down. */
+static int make_file(int dir, const char *name)
 {
     int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
-    if (fd < 0) {
-        return -errno;
-    }
-    if (fchown(fd, 0, gid) < 0 || fchmod(fd, 0640) < 0) {
-        int rc = -errno;
-        fd_close(fd);
-        return rc;
-    }
-    return fd;
+    return fd < 0 ? -errno : fd;
 }
 
-/* The payload becomes the one file of a layer of its own, the topmost: readable inside as
- * /run/agent/payload, without a mount that would tell a host path. */
-static int link_payload(struct launcher *l, int dir, const char *id, struct err *e)
+int sandbox_rundir_payload_open(struct launcher *l, struct ulid run, uint64_t *ret_bytes,
+                                struct err *e)
 {
     struct stat st;
+    char id[ULID_TEXT_CAP];
+    ulid_format(run, id);
     AUTO_FD int fd =
         sys_open_beneath(l->spool, id, O_RDONLY | O_NONBLOCK, 0, SYS_NO_SYMLINKS | SYS_NO_XDEV);
     if (fd < 0 || fstat(fd, &st) < 0) {
@@ -47,8 +40,17 @@ static int link_payload(struct launcher *l, int dir, const char *id, struct err 
     if (!S_ISREG(st.st_mode) || st.st_uid != l->agent_uid) {
         return err_say(e, -EINVAL, "the payload 'spool/%s' is not a plain file of the agent's", id);
     }
-    if (fchmod(fd, 0444) < 0 || mkdirat(dir, "in", 0755) < 0 || mkdirat(dir, "in/run", 0755) < 0 ||
-        mkdirat(dir, "in/run/agent", 0755) < 0 ||
+    *ret_bytes = (uint64_t)st.st_size;
+    return fd_take(&fd);
+}
+
+int sandbox_rundir_payload_link(struct launcher *l, int dir, struct ulid run, int payload,
+                                struct err *e)
+{
+    char id[ULID_TEXT_CAP];
+    ulid_format(run, id);
+    if (fchmod(payload, 0444) < 0 || mkdirat(dir, "in", 0755) < 0 ||
+        mkdirat(dir, "in/run", 0755) < 0 || mkdirat(dir, "in/run/agent", 0755) < 0 ||
         linkat(l->spool, id, dir, "in/run/agent/payload", 0) < 0) {
         return err_set(e, -errno, "link the payload 'spool/%s'", id);
     }
@@ -62,12 +64,20 @@ static void spare_name(unsigned long number, char dst[SANDBOX_DIR_CAP])
     snprintf(dst, SANDBOX_DIR_CAP, "%s%d-%lu", SANDBOX_SPARE, (int)getpid(), number);
 }
 
-static void spare_close(struct spare *s)
+void sandbox_rundir_spare_close(struct spare *s)
 {
     s->dir = fd_close(s->dir);
     for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
         s->fds[i] = fd_close(s->fds[i]);
     }
+}
+
+void sandbox_rundir_spare_drop(struct launcher *l, struct spare *s)
+{
+    char name[SANDBOX_DIR_CAP];
+    spare_name(s->number, name);
+    sandbox_rundir_spare_close(s);
+    (void)sys_remove_tree(l->runs, name, NULL);
 }
 
 static int spare_fill(struct launcher *l, struct spare *s, struct err *e)
@@ -78,17 +88,17 @@ static int spare_fill(struct launcher *l, struct spare *s, struct err *e)
         return err_set(e, -errno, "make a run's directory");
     }
     s->dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (s->dir < 0 || fchown(s->dir, 0, l->agent_gid) < 0 || fchmod(s->dir, 0750) < 0) {
+    if (s->dir < 0) {
         return err_set(e, -errno, "open a run's directory");
     }
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        int fd = make_file(s->dir, files[i].name, l->agent_gid);
+        int fd = make_file(s->dir, files[i].name);
         if (fd < 0) {
             return err_set(e, fd, "make a run's file '%s'", files[i].name);
         }
         s->fds[files[i].fd] = fd;
     }
-    AUTO_FD int usage = make_file(s->dir, "usage", l->agent_gid);
+    AUTO_FD int usage = make_file(s->dir, "usage");
     AUTO_FD int state =
         openat(s->dir, "sandbox", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     return usage < 0 || state < 0 ? err_set(e, usage < 0 ? usage : -errno, "make a run's file") : 0;
@@ -102,10 +112,7 @@ static int spare_make(struct launcher *l, struct spare *s, struct err *e)
     }
     int rc = spare_fill(l, s, e);
     if (rc < 0) {
-        char name[SANDBOX_DIR_CAP];
-        spare_name(s->number, name);
-        spare_close(s);
-        (void)sys_remove_tree(l->runs, name, NULL);
+        sandbox_rundir_spare_drop(l, s);
     }
     return rc;
 }
@@ -124,48 +131,29 @@ void sandbox_rundir_refill(struct launcher *l, size_t want)
 void sandbox_rundir_drop_spares(struct launcher *l)
 {
     while (l->spares_len > 0) {
-        struct spare *s = &l->spares[--l->spares_len];
-        char name[SANDBOX_DIR_CAP];
-        spare_name(s->number, name);
-        spare_close(s);
-        (void)sys_remove_tree(l->runs, name, NULL);
+        sandbox_rundir_spare_drop(l, &l->spares[--l->spares_len]);
     }
 }
 
-int sandbox_rundir_make(struct launcher *l, const struct sandbox_spec *spec, int *ret_dir,
-                        int fds[SPAWN_FDS_MAX], struct err *e)
+int sandbox_rundir_spare_take(struct launcher *l, struct spare *ret, struct err *e)
+{
+    if (l->spares_len > 0) {
+        *ret = l->spares[--l->spares_len];
+        return 0;
+    }
+    return spare_make(l, ret, e);
+}
+
+int sandbox_rundir_name(struct launcher *l, const struct spare *s, struct ulid run,
+                        uint32_t attempt, struct err *e)
 {
     char name[SANDBOX_DIR_CAP];
     char from[SANDBOX_DIR_CAP];
-    char id[ULID_TEXT_CAP];
-    struct spare s;
-    int rc = 0;
-    sandbox_dir_name(spec->run, spec->attempt, name);
-    ulid_format(spec->run, id);
-    if (l->spares_len > 0) {
-        s = l->spares[--l->spares_len];
-    } else {
-        rc = spare_make(l, &s, e);
-    }
-    if (rc < 0) {
-        return rc;
-    }
-    spare_name(s.number, from);
+    sandbox_dir_name(run, attempt, name);
+    spare_name(s->number, from);
     if (renameat2(l->runs, from, l->runs, name, RENAME_NOREPLACE) < 0) {
-        rc = err_set(e, -errno, "make the run's directory '%s'", name);
-        spare_close(&s);
-        (void)sys_remove_tree(l->runs, from, NULL);
-        return rc;
+        return err_set(e, -errno, "make the run's directory '%s'", name);
     }
-    if (spec->payload && (rc = link_payload(l, s.dir, id, e)) < 0) {
-        spare_close(&s);
-        sandbox_rundir_undo(l, spec->run, spec->attempt);
-        return rc;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
-        fds[files[i].fd] = fd_take(&s.fds[files[i].fd]);
-    }
-    *ret_dir = fd_take(&s.dir);
     return 0;
 }
 
@@ -216,13 +204,13 @@ int sandbox_rundir_record_write(int dir, const struct sandbox_result *r)
     return rc < 0 ? rc : (fdatasync(fd) < 0 ? -errno : 0);
 }
 
-int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u, uint32_t agent_gid)
+int sandbox_rundir_usage_write(int dir, const struct sandbox_usage *u)
 {
     uint8_t bytes[USAGE_SIZE];
     sandbox_usage_encode(u, bytes);
     AUTO_FD int fd = openat(dir, "usage", O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT) {
-        fd = make_file(dir, "usage", agent_gid);
+        fd = make_file(dir, "usage");
     }
     return fd < 0 ? -EIO : sys_pwrite_full(fd, bytes, sizeof(bytes), 0);
 }

@@ -37,12 +37,13 @@ struct slot_box {
     const char *resolv_conf;
 };
 
-/* Launcher to spawner; SPAWN_RUN with descriptors in the order of enum spawn_fd, SPAWN_CLEAN with
- * the exit record's file (synced) and the dead sandbox's mount namespace (the last reference, whose
- * end takes time), SPAWN_FORGET with none. */
-enum spawn_kind { SPAWN_RUN = 1, SPAWN_CLEAN = 2, SPAWN_FORGET = 3 };
+/* Launcher to spawner; SPAWN_BUILD with descriptors in the order of enum spawn_fd, SPAWN_CLEAN with
+ * the dead sandbox's mount namespace (the last reference, whose end takes time) and, when it is to
+ * be synced, the exit record's file, SPAWN_FORGET with none. */
+enum spawn_kind { SPAWN_BUILD = 1, SPAWN_CLEAN = 2, SPAWN_FORGET = 3 };
 enum spawn_fd {
-    SPAWN_FD_SPEC,
+    SPAWN_FD_SPEC, /* what the sandbox is built from: no arguments, no environment */
+    SPAWN_FD_SOCK, /* the sandbox's own: its run comes over it, its reports go */
     SPAWN_FD_STDOUT,
     SPAWN_FD_STDERR,
     SPAWN_FD_TAIL,
@@ -54,19 +55,30 @@ enum spawn_fd {
 };
 struct spawn_request {
     uint32_t kind;
-    uint32_t has_payload;
-    uint64_t arrival_us; /* monotonic */
+    uint32_t ahead;         /* BUILD: for a run that is not known yet */
+    uint32_t payload_layer; /* BUILD: dir/in is the topmost layer */
     char dir[SANDBOX_DIR_CAP];
+    char hostname[64];   /* BUILD: "": the spec's */
     struct digest layer; /* SPAWN_FORGET */
 };
 
-/* Spawner and set-up process to launcher. */
+/* Launcher to a built sandbox, with the run's spec and, when it is to be copied in, its payload. */
+enum start_fd { START_FD_SPEC, START_FD_PAYLOAD, START_FDS_MAX };
+struct start_request {
+    uint64_t arrival_us;    /* monotonic */
+    uint64_t payload_bytes; /* of START_FD_PAYLOAD */
+    uint32_t has_payload;
+};
+
+/* Spawner to launcher, and over the sandbox's own socket from PREPARED on. */
 enum report_kind {
     REPORT_READY = 1,   /* the spawner waits for requests */
     REPORT_CLONED = 2,  /* pid; with its pidfd */
     REPORT_STARTED = 3, /* the job's program runs; with the sandbox's mount namespace */
     REPORT_FAILED = 4,  /* the spawner could not clone: rc, text */
     REPORT_CLEANED = 5,
+    REPORT_PREPARED = 6, /* waits for its run; with its UTS namespace */
+    REPORT_ENDED = 7,    /* the record is written, and init is alone */
 };
 struct slot_report {
     uint32_t kind;
@@ -78,18 +90,23 @@ struct slot_report {
     char text[SANDBOX_TEXT_MAX];
 };
 
-/* One run, in the spawner and below. */
+/* One sandbox, in the spawner and below. */
 struct sandbox_job {
     const struct slot_box *box;
     struct spawn_request request;
-    struct sandbox_spec spec;
+    struct start_request start;
+    struct sandbox_spec spec; /* what it was built from, then the run's */
     struct sandbox_plan plan;
     int fd[SPAWN_FDS_MAX];
     /* In the set-up process: */
-    int stdin_fd;
+    int null_fd;
+    int uts; /* its UTS namespace; -1 */
     int out_pipe[2];
     int err_pipe[2];
     int exec_pipe[2]; /* errors of the job process before exec; closed by exec */
+    /* Files that the run fills in, opened where nothing of the image can be in the way. */
+    int hostname_fd, hosts_fd, payload_in, payload_out; /* payload_out: -1, it is a layer */
+    char run_spec[SANDBOX_SPEC_MAX];
 };
 
 /* Signals from the launcher to init: queued, with sigval. */
@@ -117,12 +134,14 @@ int sandbox_spawner_exec(const struct slot_box *box, int exe_tree, struct err *e
 /* sys_init.c: set-up process, then pid 1; never returns. */
 void sandbox_init_main(struct sandbox_job *job) __attribute__((noreturn));
 
-/* sys_job.c: the job's first process, up to exec; never returns. */
-void sandbox_job_main(struct sandbox_job *job) __attribute__((noreturn));
+/* sys_job.c: the job's first process (of a struct sandbox_job), from clone() to exec; never
+ * returns. It shares init's memory until exec, so only one of both may run: init waits at exec_pipe
+ * meanwhile. */
+int sandbox_job_main(void *arg);
 /* What the job process reports through exec_pipe. */
 struct job_error {
     int32_t rc;
-    int32_t exit_code; /* 125, 126 or 127 */
+    int32_t exit_code; /* 125, 126 or 127; 0: the launcher is gone, or wants no run here */
     char text[SANDBOX_TEXT_MAX];
 };
 
@@ -171,7 +190,7 @@ struct pump {
     uint64_t index_len;
     int null_fd;
 };
-void sandbox_pump_init(struct pump *p, const struct sandbox_job *job, int null_fd);
+void sandbox_pump_init(struct pump *p, const struct sandbox_job *job);
 /* Moves what is there, at most a few MiB. 1: moved something, 0: nothing there, and pipe is -1 at
  * the end. */
 int sandbox_pump_step(struct pump *p, struct pump_stream *s);

@@ -1,6 +1,9 @@
-/* A slot's life: made, used, cleaned, used again; or taken over from an earlier launcher. */
+/* A slot's life: made, given a sandbox, cleaned, used again; or taken over from an earlier
+ * launcher.
+ */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,38 +109,12 @@ int sandbox_slot_make(struct slot *s, struct err *e)
     return rc < 0 ? err_set(e, rc, "watch slot %u's spawner", s->box.slot) : 0;
 }
 
-struct slot *sandbox_slot_free_one(struct launcher *l)
-{
-    struct slot *empty = NULL;
-    struct slot *soon = NULL;
-    for (uint32_t i = 0; i < l->slots_len; i++) {
-        struct slot *s = &l->slots[i];
-        if (s->state == SLOT_FREE) {
-            return s;
-        }
-        if (s->state == SLOT_EMPTY && empty == NULL) {
-            empty = s;
-        }
-        if ((s->state == SLOT_MAKING || s->state == SLOT_CLEANING) && soon == NULL) {
-            soon = s;
-        }
-    }
-    if (empty == NULL) {
-        return soon; /* the request waits in the spawner's socket for a moment */
-    }
-    struct err e = { 0 };
-    if (sandbox_slot_make(empty, &e) < 0) {
-        log_error("slot %u: %s", empty->box.slot, e.text);
-        return NULL;
-    }
-    return empty;
-}
-
 bool sandbox_slot_soon_free(const struct launcher *l)
 {
     for (uint32_t i = 0; i < l->slots_len; i++) {
         enum slot_state state = l->slots[i].state;
-        if (state == SLOT_CLEANING || state == SLOT_ENDING) {
+        if (state == SLOT_CLEANING || state == SLOT_ENDING || state == SLOT_ENDED ||
+            state == SLOT_DROPPING || state == SLOT_MAKING) {
             return true;
         }
     }
@@ -148,6 +125,7 @@ void sandbox_slot_trim(struct launcher *l)
 {
     enum { IDLE_MS = 60000 };
     uint64_t now = sys_mono_ms();
+    sandbox_pool_trim(l);
     for (uint32_t i = 0; i < l->slots_len; i++) {
         struct slot *s = &l->slots[i];
         if (s->state == SLOT_FREE && now - s->free_since_ms > IDLE_MS) {
@@ -161,7 +139,11 @@ static void slot_set_free(struct slot *s)
 {
     s->state = SLOT_FREE;
     s->free_since_ms = sys_mono_ms();
+    if (s->l->cg.version != 2) {
+        sandbox_groups_base(s); /* now, when nobody waits for it */
+    }
     sandbox_agent_slot_free(s->l);
+    sandbox_pool_refill(s->l);
 }
 
 struct slot *sandbox_slot_find(struct launcher *l, struct ulid run, uint32_t attempt)
@@ -197,61 +179,7 @@ void sandbox_slot_forget_layer(struct slot *s, const struct digest *id)
     }
 }
 
-/* ---- a run ---- */
-
-static bool limits_same(const struct sandbox_limits *a, const struct sandbox_limits *b)
-{
-    return a->memory_bytes == b->memory_bytes && a->cpus_milli == b->cpus_milli &&
-           a->pids == b->pids;
-}
-
-/* The groups with this run's limits, and the reading before it. */
-static int slot_groups(struct slot *s, const struct sandbox_limits *limits, struct err *e)
-{
-    struct launcher *l = s->l;
-    int rc = 0;
-    if (l->cg.version == 2) {
-        struct telemetry_dirs dirs;
-        rc = sandbox_cgroup_open(&l->cg, s->box.slot, &s->dirs, e);
-        if (rc == 0) {
-            sandbox_cgroup_telemetry(&s->dirs, &dirs);
-            (void)telemetry_open(&dirs, &s->fds, NULL);
-        }
-        s->limited = false;
-    }
-    if (rc == 0 && l->cg.version != 0 && !(s->limited && limits_same(limits, &s->applied))) {
-        rc = sandbox_cgroup_limit(&l->cg, &s->dirs, limits, e);
-        s->applied = *limits;
-        s->limited = rc == 0;
-    }
-    if (rc == 0 && l->cg.version != 0) {
-        s->file.peak_was_reset = l->cg.version == 2 || telemetry_peak_reset(&s->fds) == 0;
-        if (telemetry_read(&s->fds, TELEMETRY_ALL, &s->file.base) < 0) {
-            s->file.base = (struct telemetry_reading){ 0 };
-        }
-    }
-    return rc;
-}
-
-static void slot_groups_done(struct slot *s)
-{
-    if (s->l->cg.version == 2) {
-        telemetry_fds_close(&s->fds);
-        sandbox_cgroup_close(&s->dirs);
-        (void)sandbox_cgroup_remove(&s->l->cg, s->box.slot);
-    }
-}
-
-static void slot_forget_run(struct slot *s)
-{
-    sandbox_launcher_unwatch(s->l, &s->init);
-    s->run_dir = fd_close(s->run_dir);
-    s->run = (struct ulid){ { 0 } };
-    s->attempt = 0;
-    s->cloned = false;
-    s->stop_asked = false;
-    s->file.layers_len = 0;
-}
+/* ---- a sandbox ---- */
 
 static void slot_state_file(struct slot *s, const struct sandbox_spec *spec)
 {
@@ -265,50 +193,241 @@ static void slot_state_file(struct slot *s, const struct sandbox_spec *spec)
     memcpy(s->file.layers, spec->layers, spec->layers_len * sizeof(*spec->layers));
 }
 
-static int slot_send_run(struct slot *s, const struct sandbox_spec *spec, int spec_fd,
-                         int fds[SPAWN_FDS_MAX], struct err *e)
+/* Large payloads are not copied: they become a layer, which only a sandbox built for it has. */
+bool sandbox_slot_layered(const struct run_order *o)
 {
-    struct spawn_request r = { .kind = SPAWN_RUN,
-                               .has_payload = spec->payload ? 1 : 0,
-                               .arrival_us = s->arrival_us };
-    sandbox_dir_name(spec->run, spec->attempt, r.dir);
-    fds[SPAWN_FD_SPEC] = spec_fd;
-    fds[SPAWN_FD_CGROUP] = s->l->cg.version == 2 ? s->dirs.fd[CG_V2] : -1;
-    size_t n = fds[SPAWN_FD_CGROUP] >= 0 ? SPAWN_FDS_MAX : SPAWN_FDS;
-    int rc = sys_send_fds(s->sock.fd, &r, sizeof(r), fds, n);
-    return rc < 0 ? err_set(e, rc, "ask slot %u's spawner", s->box.slot) : 0;
+    enum { COPY_MAX = 256 * 1024 };
+    return o != NULL && o->payload >= 0 &&
+           (o->payload_bytes > COPY_MAX || o->payload_bytes > o->spec->limits.disk_bytes / 2);
 }
 
-int sandbox_slot_start(struct slot *s, const struct sandbox_spec *spec, int spec_fd,
-                       uint64_t arrival_us, struct err *e)
+/* The sandbox's directory, with its note; for a run, under the run's name. */
+static int build_directory(struct slot *s, const struct run_order *o, struct err *e)
 {
     struct launcher *l = s->l;
-    int fds[SPAWN_FDS_MAX] = { -1, -1, -1, -1, -1, -1, -1 };
-    int rc = sandbox_rundir_make(l, spec, &s->run_dir, fds, e);
+    int rc = sandbox_rundir_spare_take(l, &s->home, e);
     if (rc < 0) {
         return rc;
     }
-    s->arrival_us = arrival_us;
-    slot_state_file(s, spec);
-    rc = slot_groups(s, &spec->limits, e);
-    if (rc == 0 && (rc = sandbox_rundir_state_write(s->run_dir, &s->file)) < 0) {
+    if (o != NULL &&
+        (rc = sandbox_rundir_name(l, &s->home, o->spec->run, o->spec->attempt, e)) < 0) {
+        sandbox_rundir_spare_drop(l, &s->home);
+        return rc;
+    }
+    if (sandbox_slot_layered(o)) {
+        rc = sandbox_rundir_payload_link(l, s->home.dir, o->spec->run, o->payload, e);
+    }
+    if (rc == 0 && (rc = sandbox_rundir_state_write(s->home.dir, &s->file)) < 0) {
         err_set(e, rc, "write the run's state");
     }
-    if (rc == 0) {
-        rc = slot_send_run(s, spec, spec_fd, fds, e);
+    return rc;
+}
+
+static int build_send(struct slot *s, const struct run_order *o, struct err *e)
+{
+    int sock[2];
+    struct spawn_request r = { .kind = SPAWN_BUILD,
+                               .ahead = o == NULL ? 1 : 0,
+                               .payload_layer = sandbox_slot_layered(o) ? 1 : 0 };
+    int rc = sys_seqpacket_pair(sock);
+    if (rc < 0) {
+        return err_set(e, rc, "make a socket pair");
     }
-    for (size_t i = SPAWN_FD_STDOUT; i <= SPAWN_FD_EXIT; i++) {
-        fd_close(fds[i]);
+    if (o != NULL) {
+        sandbox_dir_name(o->spec->run, o->spec->attempt, r.dir);
+        (void)str_copy(r.hostname, sizeof(r.hostname), str_of(o->spec->hostname));
+    }
+    int fds[SPAWN_FDS_MAX];
+    memcpy(fds, s->home.fds, sizeof(fds));
+    fds[SPAWN_FD_SPEC] = s->key->fd;
+    fds[SPAWN_FD_SOCK] = sock[1];
+    fds[SPAWN_FD_CGROUP] = s->l->cg.version == 2 ? s->dirs.fd[CG_V2] : -1;
+    size_t n = fds[SPAWN_FD_CGROUP] >= 0 ? SPAWN_FDS_MAX : SPAWN_FDS;
+    (void)fd_set_nonblock(sock[0], 1);
+    rc = sys_send_fds(s->sock.fd, &r, sizeof(r), fds, n);
+    fd_close(sock[1]);
+    if (rc < 0) {
+        fd_close(sock[0]);
+        return err_set(e, rc, "ask slot %u's spawner", s->box.slot);
+    }
+    rc = sandbox_launcher_watch(s->l, &s->job, WATCH_SLOT_BOX, sock[0], s, EPOLLIN);
+    return rc < 0 ? err_set(e, rc, "watch slot %u's sandbox", s->box.slot) : 0;
+}
+
+static void home_close(struct slot *s)
+{
+    sandbox_rundir_spare_close(&s->home);
+}
+
+int sandbox_slot_build(struct slot *s, struct box_key *key, const struct run_order *o,
+                       struct err *e)
+{
+    bool named = false;
+    const struct sandbox_spec *spec = o != NULL ? o->spec : &key->spec;
+    s->key = key;
+    slot_state_file(s, spec);
+    int rc = sandbox_groups_limit(s, &spec->limits, e);
+    if (rc == 0) {
+        if (!s->based) {
+            sandbox_groups_base(s);
+        }
+        rc = build_directory(s, o, e);
+        named = rc == 0 && o != NULL;
+    }
+    rc = rc == 0 ? build_send(s, o, e) : rc;
+    for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
+        s->home.fds[i] = fd_close(s->home.fds[i]);
     }
     if (rc < 0) {
-        slot_groups_done(s);
-        slot_forget_run(s);
-        sandbox_rundir_undo(l, spec->run, spec->attempt);
+        sandbox_launcher_unwatch(s->l, &s->job);
+        sandbox_groups_done(s);
+        s->key = NULL;
+        if (named) {
+            home_close(s);
+            sandbox_rundir_undo(s->l, o->spec->run, o->spec->attempt);
+        } else if (s->home.dir >= 0) {
+            sandbox_rundir_spare_drop(s->l, &s->home);
+        }
         return rc;
     }
-    s->run = spec->run;
-    s->attempt = spec->attempt;
+    s->state = SLOT_PREPARING;
+    return 0;
+}
+
+/* What PREPARING, READY and DROPPING end with: the directory was never a run's. */
+static void slot_unbox(struct slot *s)
+{
+    sandbox_launcher_unwatch(s->l, &s->job);
+    sandbox_launcher_unwatch(s->l, &s->init);
+    s->uts = fd_close(s->uts);
+    sandbox_rundir_spare_drop(s->l, &s->home);
+    sandbox_groups_done(s);
+    s->key = NULL;
+    s->cloned = false;
+    s->based = false;
+    s->file.layers_len = 0;
+}
+
+void sandbox_slot_drop(struct slot *s)
+{
+    REQUIRE(s->state == SLOT_PREPARING || s->state == SLOT_READY);
+    s->state = SLOT_DROPPING;
+    sandbox_launcher_unwatch(s->l, &s->job); /* it reads the end of the stream, and leaves */
+    if (s->init.fd >= 0) {
+        (void)syscall(SYS_pidfd_send_signal, s->init.fd, SIGKILL, NULL, 0);
+    }
+}
+
+/* ---- a run ---- */
+
+static void pend_close(struct slot *s)
+{
+    s->pend_spec = fd_close(s->pend_spec);
+    s->pend_payload = fd_close(s->pend_payload);
+}
+
+static void slot_forget_run(struct slot *s)
+{
+    sandbox_launcher_unwatch(s->l, &s->job);
+    pend_close(s);
+    s->uts = fd_close(s->uts);
+    s->run_dir = fd_close(s->run_dir);
+    s->run = (struct ulid){ { 0 } };
+    s->attempt = 0;
+    s->stop_asked = false;
+    s->file.layers_len = 0;
+    if (s->key != NULL) {
+        sandbox_pool_end(&s->key->use);
+        s->key = NULL;
+    }
+}
+
+static void slot_forget_init(struct slot *s)
+{
+    sandbox_launcher_unwatch(s->l, &s->init);
+    s->cloned = false;
+    s->based = false;
+}
+
+/* The sandbox's UTS namespace is entered for a moment: nobody inside has the right to name it. */
+static int name_host(struct slot *s, const char *hostname)
+{
+    if (s->uts < 0 || s->key == NULL || strcmp(hostname, s->key->spec.hostname) == 0) {
+        s->uts = fd_close(s->uts);
+        return 0;
+    }
+    int rc =
+        setns(s->uts, CLONE_NEWUTS) < 0 || sethostname(hostname, strlen(hostname)) < 0 ? -errno : 0;
+    if (setns(s->l->host_uts, CLONE_NEWUTS) < 0) {
+        rc = -errno;
+    }
+    s->uts = fd_close(s->uts);
+    return rc;
+}
+
+static int slot_send_start(struct slot *s, const char *hostname, int spec_fd, int payload)
+{
+    const int fds[] = { spec_fd, payload };
+    int rc = name_host(s, hostname);
+    return rc < 0 ? rc
+                  : sys_send_fds(s->job.fd, &s->start, sizeof(s->start), fds, payload >= 0 ? 2 : 1);
+}
+
+/* The run's words go to its sandbox: now, or when it is ready and can be named. */
+static int slot_give(struct slot *s, const struct run_order *o, enum slot_state from)
+{
+    int payload = sandbox_slot_layered(o) ? -1 : o->payload;
+    s->start = (struct start_request){ .arrival_us = o->arrival_us,
+                                       .has_payload = o->payload >= 0 ? 1 : 0,
+                                       .payload_bytes = payload >= 0 ? o->payload_bytes : 0 };
+    if (from != SLOT_PREPARING) {
+        return slot_send_start(s, o->spec->hostname, o->spec_fd, payload);
+    }
+    s->pend_spec = fd_dup(o->spec_fd, 3);
+    s->pend_payload = payload >= 0 ? fd_dup(payload, 3) : -1;
+    (void)str_copy(s->pend_hostname, sizeof(s->pend_hostname), str_of(o->spec->hostname));
+    return s->pend_spec < 0 ? s->pend_spec : 0;
+}
+
+/* A sandbox built ahead becomes this run's. */
+static int slot_claim(struct slot *s, const struct run_order *o, struct err *e)
+{
+    bool fresh_base = !s->based;
+    int rc = sandbox_groups_limit(s, &o->spec->limits, e);
+    if (rc == 0 && fresh_base) {
+        sandbox_groups_base(s);
+        (void)sandbox_rundir_state_write(s->home.dir, &s->file);
+    }
+    return rc == 0 ? sandbox_rundir_name(s->l, &s->home, o->spec->run, o->spec->attempt, e) : rc;
+}
+
+int sandbox_slot_start(struct slot *s, const struct run_order *o, struct err *e)
+{
+    const enum slot_state from = s->state;
+    bool ahead = from == SLOT_READY || from == SLOT_PREPARING;
+    int rc =
+        ahead ? slot_claim(s, o, e) : sandbox_slot_build(s, sandbox_pool_key(s->l, o->spec), o, e);
+    if (rc < 0) {
+        return rc;
+    }
+    s->file.kind = from == SLOT_READY ? SLOT_KIND_WARM : SLOT_KIND_CACHED;
+    rc = slot_give(s, o, from);
+    if (rc < 0) { /* it died this very moment: another slot */
+        pend_close(s);
+        home_close(s);
+        sandbox_rundir_undo(s->l, o->spec->run, o->spec->attempt);
+        s->state = SLOT_PREPARING;
+        sandbox_slot_drop(s);
+        return err_set(e, -EAGAIN, "start the run in slot %u", s->box.slot);
+    }
+    s->run_dir = fd_take(&s->home.dir);
+    home_close(s);
+    s->run = o->spec->run;
+    s->attempt = o->spec->attempt;
     s->state = SLOT_SETUP;
+    if (s->key != NULL) {
+        sandbox_pool_begin(&s->key->use, sys_mono_ms());
+    }
     return 0;
 }
 
@@ -357,40 +476,65 @@ static void slot_tell_failed(struct slot *s, int rc, const char *text)
     sandbox_text(m.text, text);
     struct ulid run = s->run;
     uint32_t attempt = s->attempt;
-    slot_groups_done(s);
     slot_forget_run(s);
+    slot_forget_init(s);
+    sandbox_groups_done(s);
     sandbox_rundir_undo(s->l, run, attempt);
     sandbox_agent_send(s->l, &m, NULL, 0);
+}
+
+/* The directory of the sandbox, be it a run's already or not. */
+static int slot_dir(const struct slot *s)
+{
+    return s->run_dir >= 0 ? s->run_dir : s->home.dir;
 }
 
 static void slot_cloned(struct slot *s, const struct slot_report *r, int pidfd)
 {
     s->cloned = true;
     s->file.pid = r->pid;
-    s->file.kind = r->attached > 0 ? 0 /* cold */ : 1 /* cached */;
+    if (s->file.kind != SLOT_KIND_WARM) {
+        s->file.kind = r->attached > 0 ? SLOT_KIND_COLD : SLOT_KIND_CACHED;
+    }
     (void)sys_proc_start_time((pid_t)r->pid, &s->file.start_ticks);
-    (void)sandbox_rundir_state_write(s->run_dir, &s->file);
+    if (s->state != SLOT_DROPPING) {
+        (void)sandbox_rundir_state_write(slot_dir(s), &s->file);
+    }
     if (sandbox_launcher_watch(s->l, &s->init, WATCH_SLOT_INIT, pidfd, s, EPOLLIN) < 0) {
         log_error("slot %u: cannot watch its sandbox", s->box.slot);
     }
-    if (s->stop_asked) {
+    if (s->state == SLOT_DROPPING) {
+        (void)syscall(SYS_pidfd_send_signal, s->init.fd, SIGKILL, NULL, 0);
+    } else if (s->stop_asked) {
         (void)sandbox_slot_order(s, INIT_STOP, 0);
     }
 }
 
-static void slot_started(struct slot *s, const struct slot_report *r)
+static bool waits_for_clone(const struct slot *s)
 {
-    s->file.started_wall_us = r->wall_us;
-    s->file.setup_us = r->setup_us;
-    s->state = SLOT_RUNNING;
-    sandbox_slot_tell_started(s, false);
-    (void)sandbox_rundir_state_write(s->run_dir, &s->file);
+    return !s->cloned &&
+           (s->state == SLOT_SETUP || s->state == SLOT_PREPARING || s->state == SLOT_DROPPING);
+}
+
+/* The spawner could not clone. */
+static void slot_build_failed(struct slot *s, const struct slot_report *r)
+{
+    if (s->state == SLOT_SETUP) {
+        slot_tell_failed(s, r->rc, r->text);
+    } else {
+        log_warn("slot %u: build a sandbox ahead: %s", s->box.slot, r->text);
+        if (s->key != NULL) {
+            s->key->bad_until_ms = sys_mono_ms() + POOL_BAD_MS;
+        }
+        slot_unbox(s);
+    }
+    slot_set_free(s);
 }
 
 static bool slot_take_report(struct slot *s)
 {
     struct slot_report r;
-    int pidfd = -1; /* REPORT_STARTED: a mount namespace */
+    int pidfd = -1;
     size_t fds = 0;
     ssize_t n = sys_recv_fds(s->sock.fd, &r, sizeof(r), &pidfd, 1, &fds);
     if (n != (ssize_t)sizeof(r)) {
@@ -405,15 +549,10 @@ static bool slot_take_report(struct slot *s)
         log_error("slot %u: %s", s->box.slot, r.text);
     } else if (r.kind == REPORT_READY && s->state == SLOT_MAKING) {
         slot_set_free(s);
-    } else if (r.kind == REPORT_CLONED && s->state == SLOT_SETUP && !s->cloned && fds == 1) {
+    } else if (r.kind == REPORT_CLONED && waits_for_clone(s) && fds == 1) {
         slot_cloned(s, &r, fd_take(&pidfd));
-    } else if (r.kind == REPORT_STARTED && s->state == SLOT_SETUP && s->cloned) {
-        fd_close(s->mounts);
-        s->mounts = fd_take(&pidfd);
-        slot_started(s, &r);
-    } else if (r.kind == REPORT_FAILED && s->state == SLOT_SETUP) {
-        slot_tell_failed(s, r.rc, r.text);
-        slot_set_free(s);
+    } else if (r.kind == REPORT_FAILED && waits_for_clone(s)) {
+        slot_build_failed(s, &r);
     } else if (r.kind == REPORT_CLEANED && s->state == SLOT_CLEANING) {
         slot_set_free(s);
         sandbox_rundir_refill(s->l, SPARES_MAX);
@@ -436,10 +575,18 @@ void sandbox_slot_on_spawner(struct slot *s)
         log_warn("slot %u: its spawner ended", s->box.slot);
     }
     slot_close_spawner(s);
-    if (s->state == SLOT_SETUP && !s->cloned) {
+    bool alive = s->cloned; /* init follows its own socket, or its run */
+    if (s->state == SLOT_SETUP && !alive) {
         slot_tell_failed(s, -EIO, "the slot's spawner ended");
         s->state = SLOT_EMPTY;
-    } else if (s->state != SLOT_RUNNING && s->state != SLOT_SETUP) {
+    } else if (s->state == SLOT_PREPARING || s->state == SLOT_READY) {
+        sandbox_slot_drop(s);
+    }
+    if (s->state == SLOT_DROPPING && !alive) {
+        slot_unbox(s);
+        s->state = SLOT_EMPTY;
+    } else if (s->state != SLOT_RUNNING && s->state != SLOT_SETUP && s->state != SLOT_ENDED &&
+               s->state != SLOT_DROPPING) {
         s->state = SLOT_EMPTY;
     }
     sandbox_agent_slot_free(s->l);
@@ -455,45 +602,155 @@ void sandbox_slot_on_oom(struct slot *s)
     }
 }
 
+/* ---- the sandbox's own reports ---- */
+
+/* It was built under the score of its job; init alone shall outlive the memory limit, to say what
+ * happened. Hosts that forbid it (no CAP_SYS_RESOURCE) are asked once: the launcher then writes the
+ * record. */
+static void slot_spare_init(struct slot *s)
+{
+    char path[48];
+    if (s->l->cannot_spare) {
+        return;
+    }
+    snprintf(path, sizeof(path), "/proc/%lld/oom_score_adj", (long long)s->file.pid);
+    int rc = sys_write_text(AT_FDCWD, path, "-1000");
+    s->l->cannot_spare = rc == -EACCES || rc == -EPERM;
+}
+
+static void slot_started(struct slot *s, const struct slot_report *r)
+{
+    s->file.started_wall_us = r->wall_us;
+    s->file.setup_us = r->setup_us;
+    s->state = SLOT_RUNNING;
+    sandbox_slot_tell_started(s, false);
+    (void)sandbox_rundir_state_write(s->run_dir, &s->file);
+    slot_spare_init(s);
+}
+
+static void slot_prepared(struct slot *s, int uts)
+{
+    s->uts = uts;
+    if (s->state == SLOT_PREPARING) {
+        s->state = SLOT_READY;
+        sandbox_groups_base(s); /* building it is not the run's to pay for */
+        (void)sandbox_rundir_state_write(s->home.dir, &s->file);
+    } else if (s->pend_spec >= 0) {
+        (void)slot_send_start(s, s->pend_hostname, s->pend_spec, s->pend_payload);
+        pend_close(s); /* when it failed: init's end tells */
+    }
+}
+
+/* Totals, record, answer; the run is over for the agent. */
+static void slot_tell_end(struct slot *s)
+{
+    struct sandbox_usage usage = { .base = s->file.base, .peak_was_reset = s->file.peak_was_reset };
+    if (telemetry_read(&s->fds, TELEMETRY_ALL, &usage.end) < 0) {
+        usage.end = (struct telemetry_reading){ 0 };
+    }
+    sandbox_adopt_end(s->l, s->run_dir, s->run, s->attempt, &usage, false);
+    if (s->l->agent_sock.fd < 0) { /* nobody else keeps it until there is an agent again */
+        AUTO_FD int record = openat(s->run_dir, "exit", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        (void)fdatasync(record);
+    }
+    slot_forget_run(s);
+}
+
+static bool box_take_report(struct slot *s)
+{
+    struct slot_report r;
+    int fd = -1; /* PREPARED: the UTS namespace; STARTED: the mount namespace */
+    size_t fds = 0;
+    ssize_t n = sys_recv_fds(s->job.fd, &r, sizeof(r), &fd, 1, &fds);
+    if (n != (ssize_t)sizeof(r)) {
+        if (n != -EAGAIN) { /* init's end tells the rest */
+            (void)epoll_ctl(s->l->epoll, EPOLL_CTL_DEL, s->job.fd, NULL);
+        }
+        fd_close(fd);
+        return false;
+    }
+    if (r.kind == REPORT_PREPARED && (s->state == SLOT_PREPARING || s->state == SLOT_SETUP) &&
+        fds == 1 && s->uts < 0) {
+        slot_prepared(s, fd_take(&fd));
+    } else if (r.kind == REPORT_STARTED && s->state == SLOT_SETUP && s->cloned) {
+        fd_close(s->mounts);
+        s->mounts = fd_take(&fd);
+        slot_started(s, &r);
+    } else if (r.kind == REPORT_ENDED && s->state == SLOT_RUNNING) {
+        s->state = SLOT_ENDED;
+        slot_tell_end(s);
+    }
+    fd_close(fd);
+    return true;
+}
+
+void sandbox_slot_on_box(struct slot *s)
+{
+    sandbox_slot_on_sock(s); /* CLONED comes before what its sandbox says */
+    while (s->job.fd >= 0 && box_take_report(s)) {
+    }
+}
+
+/* ---- its end ---- */
+
 /* What may take its time is the spawner's to do. The namespace's last reference travels. */
-static void slot_clean(struct slot *s, int record)
+static void slot_clean(struct slot *s)
 {
     const struct spawn_request r = { .kind = SPAWN_CLEAN };
-    const int fds[] = { record, s->mounts };
-    size_t n = record < 0 ? 0 : s->mounts < 0 ? 1 : 2;
     s->state = SLOT_CLEANING;
-    if (sys_send_fds(s->sock.fd, &r, sizeof(r), fds, n) < 0) {
+    if (sys_send_fds(s->sock.fd, &r, sizeof(r), &s->mounts, s->mounts < 0 ? 0 : 1) < 0) {
         (void)kill(s->spawner_pid, SIGKILL);
     }
     s->mounts = fd_close(s->mounts);
 }
 
-/* init is gone, and with it everything in the sandbox: totals, record, answer; then clean up. */
+/* A sandbox built ahead is gone: we dropped it, or it could not be built. */
+static void slot_box_gone(struct slot *s)
+{
+    struct sandbox_result r;
+    if (s->state != SLOT_DROPPING && s->key != NULL) {
+        bool said = sandbox_rundir_record_read(s->home.dir, &r) == 0;
+        log_debug("slot %u: build a sandbox ahead: %s", s->box.slot,
+                  said ? r.text : "its init ended");
+        s->key->bad_until_ms = sys_mono_ms() + POOL_BAD_MS;
+    }
+    slot_unbox(s);
+    if (s->spawner_pid == 0) {
+        s->state = SLOT_EMPTY;
+        sandbox_agent_slot_free(s->l);
+    } else {
+        slot_set_free(s);
+    }
+}
+
+/* init is gone, and with it everything in the sandbox. */
 void sandbox_slot_on_init(struct slot *s)
 {
     struct launcher *l = s->l;
-    struct sandbox_usage usage = { .base = s->file.base, .peak_was_reset = s->file.peak_was_reset };
     siginfo_t si;
     bool adopted = s->state == SLOT_ADOPTED;
-    sandbox_slot_on_sock(s); /* STARTED may still wait there: it comes before the end */
-    (void)waitid(P_PIDFD, (id_t)s->init.fd, &si, WEXITED | WNOHANG); /* ECHILD when adopted */
-    if (telemetry_read(&s->fds, TELEMETRY_ALL, &usage.end) < 0) {
-        usage.end = (struct telemetry_reading){ 0 };
+    if (!adopted) {
+        sandbox_slot_on_box(s); /* STARTED may still wait there: it comes before the end */
     }
-    sandbox_adopt_end(l, s->run_dir, s->run, s->attempt, &usage, false);
-    AUTO_FD int record = openat(s->run_dir, "exit", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    slot_groups_done(s);
-    slot_forget_run(s);
+    (void)waitid(P_PIDFD, (id_t)s->init.fd, &si, WEXITED | WNOHANG); /* ECHILD when adopted */
+    if (s->state == SLOT_PREPARING || s->state == SLOT_READY || s->state == SLOT_DROPPING) {
+        slot_box_gone(s);
+        return;
+    }
+    if (s->state != SLOT_ENDED) {
+        slot_tell_end(s);
+    }
+    slot_forget_init(s);
+    sandbox_groups_done(s);
     if (adopted) {
         telemetry_fds_close(&s->fds);
         sandbox_cgroup_close(&s->dirs);
-        s->state = SLOT_EMPTY;
-        sandbox_agent_slot_free(l);
-    } else if (s->spawner_pid == 0) {
+    }
+    if (adopted || s->spawner_pid == 0) {
         s->mounts = fd_close(s->mounts);
         s->state = SLOT_EMPTY;
         sandbox_agent_slot_free(l);
     } else {
-        slot_clean(s, record);
+        slot_clean(s);
     }
 }

@@ -97,7 +97,7 @@ static int spawner_plan(struct spawner *s, struct sandbox_job *job, uint32_t *at
     const struct plan_facts facts = {
         .layers = layers,
         .resolv_conf = s->box->resolv_conf,
-        .payload_dir = job->request.has_payload != 0 ? payload : NULL,
+        .payload_dir = job->request.payload_layer != 0 ? payload : NULL,
     };
     return sandbox_plan_make(&job->spec, &facts, &job->plan, e);
 }
@@ -112,7 +112,11 @@ static int spawner_decode(struct spawner *s, struct sandbox_job *job, struct err
     if (n < 0) {
         return err_set(e, (int)n, "read the sandbox's spec");
     }
-    return sandbox_spec_decode(s->spec, (size_t)n, &job->spec, e);
+    int rc = sandbox_spec_decode(s->spec, (size_t)n, &job->spec, e);
+    if (rc == 0 && job->request.hostname[0] != '\0') {
+        job->spec.hostname = job->request.hostname;
+    }
+    return rc;
 }
 
 /* As a sibling: the launcher waits for it. */
@@ -131,7 +135,7 @@ static pid_t spawner_clone(struct sandbox_job *job, int *ret_pidfd)
     return pid < 0 ? (pid_t)-errno : (pid_t)pid;
 }
 
-static void spawner_run(struct spawner *s, struct sandbox_job *job)
+static void spawner_build(struct spawner *s, struct sandbox_job *job)
 {
     struct err e = { 0 };
     struct slot_report r = { .kind = REPORT_CLONED };
@@ -156,18 +160,19 @@ static void spawner_run(struct spawner *s, struct sandbox_job *job)
     sandbox_spec_release(&job->spec);
 }
 
-/* What would have kept the last run's end waiting: its record goes to the disk, its mounts go, and
- * what it left in the page cache of a v1 group, where it would count against the next run. Emptying
- * a group waits for every processor, which takes milliseconds: a little is left there. */
+/* What would have kept the last run's end waiting: its mounts go, its record goes to the disk where
+ * nobody else keeps it, and what it left in the page cache of a v1 group, where it would count
+ * against the next run. Emptying a group waits for every processor, which takes milliseconds: a
+ * little is left there. */
 static void spawner_clean(struct spawner *s, struct sandbox_job *job)
 {
     enum { LITTLE = 2 * 1024 * 1024 };
     char text[32];
     uint64_t used = UINT64_MAX;
-    if (job->fd[0] >= 0) {
-        (void)fdatasync(job->fd[0]);
+    job->fd[0] = fd_close(job->fd[0]);
+    if (job->fd[1] >= 0) {
+        (void)fdatasync(job->fd[1]);
     }
-    job->fd[1] = fd_close(job->fd[1]);
     ssize_t n = s->box->memory_dir < 0 ? -1
                                        : sys_read_text(s->box->memory_dir, "memory.usage_in_bytes",
                                                        text, sizeof(text));
@@ -193,8 +198,9 @@ static void spawner_serve(struct spawner *s, struct sandbox_job *job)
             _exit(0); /* the launcher is gone */
         }
         job->request.dir[SANDBOX_DIR_CAP - 1] = '\0';
-        if (job->request.kind == SPAWN_RUN) {
-            spawner_run(s, job);
+        job->request.hostname[sizeof(job->request.hostname) - 1] = '\0';
+        if (job->request.kind == SPAWN_BUILD) {
+            spawner_build(s, job);
         } else if (job->request.kind == SPAWN_FORGET) {
             spawner_forget(s, &job->request.layer);
         } else {

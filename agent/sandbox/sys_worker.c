@@ -124,6 +124,7 @@ static int worker_allowed(struct worker *w)
             return -EBUSY;
         }
     }
+    sandbox_pool_forget_layer(l, &w->layer);
     for (uint32_t i = 0; i < l->slots_len; i++) {
         sandbox_slot_forget_layer(&l->slots[i], &w->layer);
     }

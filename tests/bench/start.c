@@ -1,7 +1,7 @@
 /*
  * start - how long a sandbox takes from asking to exit seen, ours beside others, in one run.
  *
- *   bench-start [--rounds N] [--batch N] [--inflight N] [--noop FILE] [--json FILE]
+ *   bench-start [--rounds N] [--batch N] [--inflight N] [--noop FILE] [--json FILE] [--only WORD]
  *
  * Rounds are interleaved: each method starts `batch` sandboxes one after the other (and, with
  * --inflight, N at a time), then the next method has its turn; the median over everything is
@@ -9,7 +9,9 @@
  * they are installed.
  *
  * Ours is the product's launcher with this same program as its agent process: it takes orders over
- * a socket that it inherits as the "listening" descriptor.
+ * a socket that it inherits as the "listening" descriptor. There are two of them: one keeps
+ * sandboxes ready, one builds each when it is asked for. --only takes the methods whose name has
+ * WORD, for profiles.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +35,7 @@
 #include "common/sys/sys_settings.h"
 #include "tests/bench/naive.h"
 
-enum { BATCH_MAX = 4096, METHODS = 5, ID_BASE_NAIVE = 1800000000 };
+enum { BATCH_MAX = 4096, METHODS = 6, ID_BASE_NAIVE = 1800000000, BURST_PAUSE_MS = 60 };
 
 /* One order to the agent side, and the head of its answer. */
 struct order {
@@ -281,9 +283,12 @@ static int agent_side(void)
 
 /* ------------------------------------------------------------------ the bench side */
 
-enum method { VFORK, OURS, NAIVE, BWRAP, RUNC };
-static const char *const method_names[METHODS] = { "vfork + exec + wait", "agent (cold)", "naive",
-                                                   "bwrap", "runc" };
+enum method { VFORK, PREPARED, COLD, NAIVE, BWRAP, RUNC };
+static const char *const method_names[METHODS] = {
+    "vfork + exec + wait", "agent, prepared", "agent, cold", "naive", "bwrap", "runc"
+};
+
+static const char *const dirs[METHODS] = { [PREPARED] = "prepared", [COLD] = "cold" };
 
 struct series {
     uint32_t *us;
@@ -295,8 +300,8 @@ struct bench {
     char dir[64];
     char noop[300];
     char lower[300];
-    int sock;
-    pid_t launcher;
+    int sock[METHODS]; /* PREPARED, COLD: the order socket of that launcher's agent side */
+    pid_t launcher[METHODS];
     struct naive naive;
     bool has[METHODS];
     struct series series[METHODS];
@@ -375,7 +380,8 @@ static int run_method(struct bench *b, enum method m)
         return run_bwrap(b);
     case RUNC:
         return run_runc(b);
-    case OURS:
+    case PREPARED:
+    case COLD:
         break;
     }
     return -EINVAL;
@@ -390,14 +396,21 @@ static void add(struct series *s, uint32_t us)
     s->us[s->n++] = us;
 }
 
-static bool ours(struct bench *b, struct order order, struct series *s, uint32_t *wall_us)
+static bool is_ours(enum method m)
+{
+    return m == PREPARED || m == COLD;
+}
+
+static bool ours(const struct bench *b, enum method m, struct order order, struct series *s,
+                 uint32_t *wall_us)
 {
     struct answer a;
     uint32_t us[BATCH_MAX];
 
-    if (sys_write_full(b->sock, &order, sizeof order) != 0 ||
-        sys_read_full(b->sock, &a, sizeof a) != (ssize_t)sizeof a || a.count != order.count ||
-        sys_read_full(b->sock, us, a.count * sizeof us[0]) != (ssize_t)(a.count * sizeof us[0])) {
+    if (sys_write_full(b->sock[m], &order, sizeof order) != 0 ||
+        sys_read_full(b->sock[m], &a, sizeof a) != (ssize_t)sizeof a || a.count != order.count ||
+        sys_read_full(b->sock[m], us, a.count * sizeof us[0]) !=
+            (ssize_t)(a.count * sizeof us[0])) {
         return false;
     }
     for (uint32_t i = 0; s != NULL && i < a.count; i++) {
@@ -415,9 +428,19 @@ static void round_of(struct bench *b, enum method m, unsigned gap_us, struct ser
     if (!b->has[m]) {
         return;
     }
-    if (m == OURS) {
-        struct order o = { .count = count, .inflight = 1, .gap_us = gap_us };
-        b->has[m] = ours(b, o, s, &wall_us);
+    /* What is prepared is there for a burst, and then made again: without a pause this would
+     * measure how fast they are made (which "at once" does). */
+    unsigned burst = m == PREPARED && gap_us == 0 ? b->inflight : count;
+    for (unsigned i = 0; is_ours(m) && i < count && b->has[m]; i += burst) {
+        struct order o = { .count = count - i < burst ? count - i : burst,
+                           .inflight = 1,
+                           .gap_us = gap_us };
+        b->has[m] = ours(b, m, o, s, &wall_us);
+        if (m == PREPARED) {
+            sys_sleep_ms(BURST_PAUSE_MS);
+        }
+    }
+    if (is_ours(m)) {
         return;
     }
     for (unsigned i = 0; i < count && b->has[m]; i++) {
@@ -444,9 +467,9 @@ static double rate_of(struct bench *b, enum method m, unsigned count)
     if (!b->has[m]) {
         return 0;
     }
-    if (m == OURS) {
+    if (is_ours(m)) {
         struct order o = { .count = count, .inflight = b->inflight };
-        return ours(b, o, NULL, &wall_us) && wall_us != 0 ? count * 1e6 / wall_us : 0;
+        return ours(b, m, o, NULL, &wall_us) && wall_us != 0 ? count * 1e6 / wall_us : 0;
     }
     for (unsigned k = 0; k < b->inflight; k++) {
         pid_t pid = fork();
@@ -544,22 +567,24 @@ static void fill_root(const char *dir, const char *noop, unsigned owner)
            chown(dir, owner, owner) == 0);
 }
 
-static void launcher_start(struct bench *b)
+static void launcher_start(struct bench *b, enum method m)
 {
     int pair[2];
 
-    INSIST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
-    b->launcher = fork();
-    INSIST(b->launcher >= 0);
-    if (b->launcher == 0) {
+    INSIST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+    b->launcher[m] = fork();
+    INSIST(b->launcher[m] >= 0);
+    if (b->launcher[m] == 0) {
         char data_dir[200];
         char slots[40];
+        char prepared[40];
         struct settings s;
         struct err e = { 0 };
         char *agent_argv[] = { word("bench-start"), word("agent-side"), NULL };
-        snprintf(data_dir, sizeof data_dir, "--node.data_dir=%s/data", b->dir);
+        snprintf(data_dir, sizeof data_dir, "--node.data_dir=%s/%s", b->dir, dirs[m]);
         snprintf(slots, sizeof slots, "--node.slots=%u", b->inflight + 2);
-        const char *const overrides[] = { data_dir, "--node.user=nobody", slots };
+        snprintf(prepared, sizeof prepared, "--sandbox.prepared=%s", m == COLD ? "none" : "64");
+        const char *const overrides[] = { data_dir, "--node.user=nobody", slots, prepared };
         if (sys_settings_load(NULL, overrides, ARRAY_LEN(overrides), &s, &e) != 0) {
             give_up("settings", err_text(&e));
         }
@@ -571,24 +596,39 @@ static void launcher_start(struct bench *b)
         _exit(sandbox_launcher_main(&config));
     }
     close(pair[1]);
-    b->sock = pair[0];
+    b->sock[m] = pair[0];
+}
+
+static void launcher_end(const struct bench *b, enum method m)
+{
+    close(b->sock[m]);
+    (void)kill(b->launcher[m], SIGTERM);
+    (void)waitpid(b->launcher[m], NULL, 0);
+}
+
+/* The image's one layer, unpacked where this launcher looks for it. */
+static void fill_layer(const struct bench *b, enum method m, const char *noop, unsigned owner)
+{
+    struct digest d;
+    char hex[DIGEST_TEXT_CAP];
+    char path[400];
+
+    INSIST(digest_of(DIGEST_SHA256, "bench", 5, &d) == 0);
+    snprintf(path, sizeof path, "%s/%s/layers/%s", b->dir, dirs[m], digest_hex(&d, hex));
+    fill_root(path, noop, owner);
+    snprintf(path, sizeof path, "%s/%s/layers", b->dir, dirs[m]);
+    INSIST(chmod(path, 0700) == 0);
 }
 
 static void bench_prepare(struct bench *b, const char *noop)
 {
     struct settings defaults;
-    struct digest d;
-    char hex[DIGEST_TEXT_CAP];
-    char path[400];
 
     snprintf(b->dir, sizeof b->dir, "/var/tmp/agent-bench.XXXXXX");
     INSIST(mkdtemp(b->dir) != NULL && chmod(b->dir, 0755) == 0);
     settings_defaults(&defaults);
-    INSIST(digest_of(DIGEST_SHA256, "bench", 5, &d) == 0);
-    snprintf(path, sizeof path, "%s/data/layers/%s", b->dir, digest_hex(&d, hex));
-    fill_root(path, noop, (unsigned)defaults.sandbox.uid_base);
-    snprintf(path, sizeof path, "%s/data/layers", b->dir);
-    INSIST(chmod(path, 0700) == 0);
+    fill_layer(b, PREPARED, noop, (unsigned)defaults.sandbox.uid_base);
+    fill_layer(b, COLD, noop, (unsigned)defaults.sandbox.uid_base);
     snprintf(b->lower, sizeof b->lower, "%s/root", b->dir);
     fill_root(b->lower, noop, ID_BASE_NAIVE);
     snprintf(b->noop, sizeof b->noop, "%s/root/noop", b->dir);
@@ -597,7 +637,7 @@ static void bench_prepare(struct bench *b, const char *noop)
     snprintf(b->naive.lower, sizeof b->naive.lower, "%.200s", b->lower);
     b->naive.id_base = ID_BASE_NAIVE;
     b->naive.path = "/noop";
-    b->has[VFORK] = b->has[OURS] = b->has[NAIVE] = true;
+    b->has[VFORK] = b->has[PREPARED] = b->has[COLD] = b->has[NAIVE] = true;
     b->has[BWRAP] = access("/usr/bin/bwrap", X_OK) == 0;
     b->has[RUNC] = access("/usr/sbin/runc", X_OK) == 0;
     if (b->has[RUNC]) {
@@ -617,6 +657,7 @@ int main(int argc, char **argv)
     struct bench *b = mem_zalloc(sizeof *b);
     const char *noop = "build/bench/noop";
     const char *json = NULL;
+    const char *only = NULL;
     struct err e = { 0 };
 
     if (argc > 1 && strcmp(argv[1], "agent-side") == 0) {
@@ -639,13 +680,19 @@ int main(int argc, char **argv)
             noop = argv[i + 1];
         } else if (strcmp(argv[i], "--json") == 0) {
             json = argv[i + 1];
+        } else if (strcmp(argv[i], "--only") == 0) {
+            only = argv[i + 1];
         } else {
             give_up("unknown option", argv[i]);
         }
     }
     REQUIRE(b->batch > 0 && b->batch <= BATCH_MAX && b->inflight > 0 && b->inflight <= 64);
     bench_prepare(b, noop);
-    launcher_start(b);
+    launcher_start(b, PREPARED);
+    launcher_start(b, COLD);
+    for (unsigned m = 0; only != NULL && m < METHODS; m++) {
+        b->has[m] = b->has[m] && strstr(method_names[m], only) != NULL;
+    }
     for (unsigned r = 0; r < b->rounds; r++) {
         for (unsigned m = 0; m < METHODS; m++) {
             round_of(b, m, 0, &b->series[m], m == RUNC ? (b->batch + 3) / 4 : b->batch);
@@ -656,9 +703,8 @@ int main(int argc, char **argv)
         b->series[m].rate = rate_of(b, m, b->inflight * (m == RUNC ? 4 : 40));
     }
     report(b, json);
-    close(b->sock);
-    (void)kill(b->launcher, SIGTERM);
-    (void)waitpid(b->launcher, NULL, 0);
+    launcher_end(b, PREPARED);
+    launcher_end(b, COLD);
     (void)sys_remove_tree(AT_FDCWD, b->dir, &e);
     return 0;
 }

@@ -28,9 +28,12 @@ def fill(root):
         shutil.copy(probe, root / "bin" / probe.name)
 
 
-@pytest.fixture(scope="module")
-def box():
-    b = Launcher(DRIVER)
+@pytest.fixture(scope="module", params=["prepared", "built"])
+def box(request):
+    """Every test with a launcher that keeps sandboxes ready, and with one that builds each when its
+    run comes."""
+    b = Launcher(DRIVER, **({} if request.param == "prepared" else {"sandbox__prepared": "none"}))
+    b.prepares = request.param == "prepared"
     b.image = [b.layer(fill)]
     yield b
     b.close()
@@ -59,12 +62,49 @@ def sh(box, script, **spec):
     return run(box, "sh", "-c", script, **spec)
 
 
+def prepared_inits(box):
+    """The first processes of sandboxes that wait for a run: children of the launcher whose own
+    child has not been given a program yet."""
+    def children(pid):
+        try:
+            return [int(x) for x in
+                    pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except OSError:
+            return []
+
+    def waits(pid):
+        try:
+            kids = children(pid)
+            return len(kids) == 1 and os.readlink(f"/proc/{kids[0]}/exe") == os.readlink(
+                f"/proc/{pid}/exe") and b"NSpid:" in pathlib.Path(
+                f"/proc/{kids[0]}/status").read_bytes()
+        except OSError:
+            return False
+    return [p for p in children(box.process.pid) if waits(p)]
+
+
+def warm(box, argv, **spec):
+    """A run in a sandbox that was there before it: tried until one was ready in time."""
+    for _ in range(50):
+        time.sleep(0.1)
+        run_id = box.run(box.image, argv, **spec)
+        kind = box.wait_started(run_id)["kind"]
+        end = box.wait_ended(run_id)
+        if kind == 2:
+            return end, box.output(run_id), box.log_of(run_id)
+    raise AssertionError("no start was warm")
+
+
 # ---- what the sandbox shows and refuses
 
 @pytest.mark.parametrize("user", ["", "app"])
 @pytest.mark.parametrize("probe, least", [("probe_calls", 100), ("probe_view", 119)])
 def test_probes(box, probe, least, user):
-    end, out, log = run(box, probe, user=user, hostname="probe-host")
+    if box.prepares:
+        run(box, "true", user=user, hostname="another-host", env=["SECRET=of-another-run"])
+        end, out, log = warm(box, [probe], user=user, hostname="probe-host")
+    else:
+        end, out, log = run(box, probe, user=user, hostname="probe-host")
     lines = out.decode(errors="replace").splitlines()
     assert end["reason"] == "exit" and end["exit_code"] == 0, (end, log)
     failed = [x for x in lines if x.startswith("FAIL")]
@@ -94,6 +134,122 @@ def test_ids_differ_between_live_sandboxes(box):
     for r in (a, b):
         box.send(sc.encode(sc.STOP, r, 1))
         box.wait_ended(r)
+
+
+@pytest.fixture
+def prepares(box):
+    if not box.prepares:
+        pytest.skip("this launcher builds each sandbox when its run comes")
+    return box
+
+
+def test_a_prepared_sandbox_is_the_runs_own(prepares):
+    """What a run says reaches a sandbox that was built before: name, payload, limits, arguments."""
+    box = prepares
+    script = ("hostname; cat /etc/hostname; grep -c -w \"$(hostname)\" /etc/hosts; cat; "
+              "wc -c < /run/agent/payload; ulimit -n; echo $WORD $HOSTNAME")
+    sh(box, "true", hostname="a-long-name-before")
+    for n, payload in ((3, b"abc\n"), (7, bytes(70000)), (1, None)):
+        run_id = None
+        for _ in range(50):
+            time.sleep(0.1)
+            run_id = sc.new_ulid()
+            box.run(box.image, ["sh", "-c", script], run=run_id, stdin=payload,
+                    hostname=f"h{n}", nofile=100 + n, env=[f"WORD=w{n}"])
+            kind = box.wait_started(run_id)["kind"]
+            end = box.wait_ended(run_id)
+            assert end["exit_code"] == 0, end
+            if kind == 2:
+                break
+        assert kind == 2
+        size = len(payload or b"")
+        want = f"h{n}\nh{n}\n2\n".encode() + (payload or b"") + \
+            f"{size}\n{100 + n}\nw{n} h{n}\n".encode()
+        assert box.output(run_id) == want
+
+
+def test_a_large_payload_has_its_sandbox_built(box):
+    data = os.urandom(300000)
+    for _ in range(3):
+        time.sleep(0.1)
+        run_id = box.run(box.image, ["sh", "-c", "cat; cat /run/agent/payload"], stdin=data)
+        assert box.wait_started(run_id)["kind"] != 2
+        box.wait_ended(run_id)
+        assert box.output(run_id) == data + data
+
+
+def test_a_prepared_sandbox_knows_no_run(prepares):
+    """No word of an earlier run is in its memory, and it holds no file of one."""
+    box = prepares
+    word = "word-" + os.urandom(8).hex()
+    for _ in range(4):
+        sh(box, f"echo {word} > /tmp/x", env=[f"SECRET={word}"], hostname="told",
+           stdin=word.encode())
+    deadline = time.monotonic() + 10
+    while not prepared_inits(box):
+        assert time.monotonic() < deadline, "nothing is prepared"
+        time.sleep(0.05)
+    time.sleep(0.3)
+    looked = 0
+    for pid in prepared_inits(box):
+        with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as mem:
+            for line in maps:
+                span, mode = line.split()[:2]
+                if "w" not in mode:
+                    continue
+                begin, end = (int(x, 16) for x in span.split("-"))
+                mem.seek(begin)
+                assert word.encode() not in mem.read(end - begin), line
+                looked += end - begin
+    assert looked > 0
+
+
+def test_prepared_sandboxes_follow_their_launcher(fresh):
+    """kill -9 of the launcher: what waited for a run is gone, and nothing is left of it."""
+    box = fresh()
+    runs = [box.run(box.image, ["sleep", "0.3"]) for _ in range(3)]
+    for r in runs:
+        box.wait_ended(r)
+    deadline = time.monotonic() + 10
+    while len(prepared_inits(box)) < 3:
+        assert time.monotonic() < deadline, "nothing is prepared"
+        time.sleep(0.05)
+    waiting = prepared_inits(box)
+    box.process.kill()
+    box.process.wait()
+    while any(pathlib.Path(f"/proc/{p}").exists() for p in waiting):
+        assert time.monotonic() < deadline + 10, "a prepared sandbox outlived its launcher"
+        time.sleep(0.02)
+    box.start()
+    end, out, _ = box.execute(box.image, ["echo", "again"])
+    assert out == b"again\n"
+    while [p.name for p in (box.data / "runs").iterdir()
+           if p.name.startswith(".spare-") and f"-{box.process.pid}-" not in p.name]:
+        assert time.monotonic() < deadline + 20, "spare directories of a dead launcher are left"
+        time.sleep(0.05)
+
+
+def test_a_layer_in_a_prepared_sandbox_can_go(prepares):
+    box = prepares
+    layer = box.layer(fill)
+    box.execute([layer], ["true"])
+    time.sleep(0.3)
+    box.send(sc.encode(sc.REMOVE_LAYER, digest=layer))
+    e = box.wait("layer_removed")
+    assert e["rc"] == 0, e
+    assert not (box.data / "layers" / layer.hex()).exists()
+
+
+def test_another_kind_takes_the_slots(prepares):
+    """All slots hold sandboxes of one kind; runs of another kind get theirs all the same."""
+    box = prepares
+    slots = box.hello["numbers"][0]
+    for user in ("", "app", "4242"):
+        runs = [box.run(box.image, ["id", "-u"], user=user) for _ in range(slots)]
+        for r in runs:
+            assert box.wait_ended(r)["exit_code"] == 0
+            assert box.output(r) == {"": b"0\n", "app": b"1000\n", "4242": b"4242\n"}[user]
+        time.sleep(0.2)
 
 
 def test_files_of_another_run_are_not_there(box):
@@ -770,8 +926,8 @@ def test_owners(box):
     d = box.run_dir(end["run"])
     modes = {p.name: (p.stat().st_uid, p.stat().st_gid, oct(p.stat().st_mode & 0o7777))
              for p in [d, *d.iterdir()]}
-    assert modes.pop(d.name) == (0, 65534, "0o750")
-    assert modes.pop("sandbox") == (0, 0, "0o600")
+    assert modes.pop(d.name) == (0, 65534, "0o2750")
+    assert modes.pop("sandbox") == (0, 65534, "0o600")
     assert set(modes) == {"stdout", "stderr", "stderr.tail", "index", "exit", "usage"}
     assert set(modes.values()) == {(0, 65534, "0o640")}
     for name, mode in (("layers", "0o700"), ("slots", "0o700"), ("spool", "0o700")):

@@ -356,6 +356,108 @@ static void plan_order(void **state)
     assert_non_null(strstr(p.steps[overlay].text, "lowerdir=runs/X.1/in:l/11:l/0:l/4,"));
 }
 
+/* A prepared sandbox may serve another run exactly when both would be built alike. */
+static void pool_kinds(void **state)
+{
+    (void)state;
+    struct digest other[3];
+    struct sandbox_spec a = sample();
+    struct sandbox_spec b = sample();
+    static const char *const words[] = { "another" };
+    b.argv = words;
+    b.argv_len = 1;
+    b.env_len = 0;
+    b.hostname = "box-2";
+    b.run.b[3] = 9;
+    b.attempt = 2;
+    b.payload = false;
+    b.stop_signal = 9;
+    b.limits.memory_bytes *= 2;
+    b.limits.pids = 7;
+    b.limits.timeout_ms = 1;
+    b.limits.output_bytes = 5;
+    b.limits.nofile = 99;
+    assert_true(sandbox_pool_same(&a, &b));
+    b.user = NULL;
+    assert_false(sandbox_pool_same(&a, &b));
+    a.user = "";
+    assert_true(sandbox_pool_same(&a, &b));
+    b.workdir = "/";
+    assert_false(sandbox_pool_same(&a, &b));
+    b.workdir = a.workdir;
+    uint64_t *const sizes[] = { &b.limits.disk_bytes, &b.limits.disk_inodes, &b.limits.shm_bytes };
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        (*sizes[i])++;
+        assert_false(sandbox_pool_same(&a, &b));
+        (*sizes[i])--;
+    }
+    b.limits.network = SANDBOX_NETWORK_NONE;
+    a.limits.network = SANDBOX_NETWORK_HOST;
+    assert_false(sandbox_pool_same(&a, &b));
+    b.limits.network = a.limits.network;
+    b.layers_len--;
+    assert_false(sandbox_pool_same(&a, &b));
+    b.layers_len++;
+    memcpy(other, a.layers, sizeof(other));
+    other[2].b[0] ^= 1;
+    b.layers = other;
+    assert_false(sandbox_pool_same(&a, &b));
+    other[2].b[0] ^= 1;
+    assert_true(sandbox_pool_same(&a, &b));
+}
+
+static void pool_demand(void **state)
+{
+    (void)state;
+    struct pool_use u = { 0 };
+    uint64_t now = 1000000;
+    assert_int_equal(sandbox_pool_wanted(&u, now), 0);
+    /* One at a time, far apart: one is enough. */
+    for (int i = 0; i < 100; i++, now += 40) {
+        sandbox_pool_begin(&u, now);
+        sandbox_pool_end(&u);
+    }
+    assert_int_equal(sandbox_pool_wanted(&u, now), 1);
+    /* Five at once; ten one after the other within a moment. */
+    for (int i = 0; i < 5; i++) {
+        sandbox_pool_begin(&u, now + (uint64_t)i * POOL_BURST_MS);
+    }
+    for (int i = 0; i < 5; i++) {
+        sandbox_pool_end(&u);
+    }
+    now += 1000;
+    assert_int_equal(sandbox_pool_wanted(&u, now), 5);
+    for (int i = 0; i < 10; i++) {
+        sandbox_pool_begin(&u, now);
+        sandbox_pool_end(&u);
+    }
+    assert_int_equal(sandbox_pool_wanted(&u, now), 10);
+    /* Remembered for a window, then forgotten step by step. */
+    now += POOL_WINDOW_MS;
+    sandbox_pool_begin(&u, now);
+    assert_int_equal(sandbox_pool_wanted(&u, now), 10);
+    now += POOL_WINDOW_MS;
+    assert_int_equal(sandbox_pool_wanted(&u, now), 1);
+    now += POOL_IDLE_MS - POOL_WINDOW_MS - 1;
+    assert_int_equal(sandbox_pool_wanted(&u, now), 1); /* it still runs */
+    now++;
+    assert_int_equal(sandbox_pool_wanted(&u, now), 0);
+    sandbox_pool_end(&u);
+    sandbox_pool_end(&u); /* once too often is not below none */
+    assert_int_equal(u.live, 0);
+}
+
+static void pool_pressure(void **state)
+{
+    (void)state;
+    assert_false(
+        sandbox_pool_pressed(STR("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable: 50 kB\n")));
+    assert_true(
+        sandbox_pool_pressed(STR("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable: 49 kB\n")));
+    assert_false(sandbox_pool_pressed(STR("")));
+    assert_false(sandbox_pool_pressed(STR("MemTotal\nMemAvailable:\n: 3 kB\nMemTotal: x kB")));
+}
+
 static void plan_most_layers(void **state)
 {
     (void)state;
@@ -508,13 +610,23 @@ static void directories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(spec_round_trip),    cmocka_unit_test(spec_broken),
-        cmocka_unit_test(spec_out_of_memory), cmocka_unit_test(spec_ranges),
-        cmocka_unit_test(record_round_trip),  cmocka_unit_test(messages),
-        cmocka_unit_test(readings),           cmocka_unit_test(states),
-        cmocka_unit_test(plan_order),         cmocka_unit_test(plan_most_layers),
-        cmocka_unit_test(resolvers),          cmocka_unit_test(users),
-        cmocka_unit_test(log_layout),         cmocka_unit_test(log_marks),
+        cmocka_unit_test(spec_round_trip),
+        cmocka_unit_test(spec_broken),
+        cmocka_unit_test(spec_out_of_memory),
+        cmocka_unit_test(spec_ranges),
+        cmocka_unit_test(record_round_trip),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(readings),
+        cmocka_unit_test(states),
+        cmocka_unit_test(pool_kinds),
+        cmocka_unit_test(pool_demand),
+        cmocka_unit_test(pool_pressure),
+        cmocka_unit_test(plan_order),
+        cmocka_unit_test(plan_most_layers),
+        cmocka_unit_test(resolvers),
+        cmocka_unit_test(users),
+        cmocka_unit_test(log_layout),
+        cmocka_unit_test(log_marks),
         cmocka_unit_test(directories),
     };
     return cmocka_run_group_tests_name("sandbox", tests, NULL, NULL);
