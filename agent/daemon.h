@@ -11,6 +11,17 @@
  * works with the descriptors that the launcher hands over. */
 #define DAEMON_AGENT_WORD "node-process"
 
+/* What the agent process inherits, in the order of sandbox_launcher_config.listen_fds. The last two
+ * are there when gossip.listen is set. */
+enum {
+    DAEMON_FD_HTTP,
+    DAEMON_FD_SETTINGS,
+    DAEMON_FD_SECRETS,
+    DAEMON_FD_GOSSIP_UDP,
+    DAEMON_FD_GOSSIP_TCP,
+    DAEMON_FDS
+};
+
 struct daemon_options {
     const char *config; /* path, or NULL: the built-in defaults */
     const char *const *overrides;

@@ -16,6 +16,7 @@
 #include "agent/gossip/sys_gossip.h"
 #include "agent/image/unpack.h"
 #include "agent/sandbox/sandbox.h"
+#include "agent/secrets.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/sys/sys.h"
@@ -123,6 +124,22 @@ static int settings_hand(const struct settings *s, struct err *e)
     return fd;
 }
 
+/* Certificates and keys: root reads them, and a mistake in them is told to the one who starts the
+ * node. */
+static int secrets_hand(const struct settings *s, struct sandbox_launcher_config *config,
+                        struct err *e)
+{
+    struct daemon_vault *vault = NULL;
+    int rc = daemon_vault_open(s, &vault, &config->listen_fds[DAEMON_FD_SECRETS], e);
+
+    if (rc == 0) {
+        config->refresh = daemon_vault_refresh;
+        config->refresh_arg = vault; /* as long as the process lives */
+        rc = daemon_secrets_check(daemon_vault_secrets(vault), s, e);
+    }
+    return rc;
+}
+
 /* ---- the agent process's command line ---- */
 
 static char **agent_argv(const struct daemon_options *opt)
@@ -149,17 +166,6 @@ static char **agent_argv(const struct daemon_options *opt)
     return argv;
 }
 
-/* Whoever asks for TLS must not get an open plain port instead. */
-static int refuse_unserved(const struct settings *s, struct err *e)
-{
-    if (s->http.tls_cert[0] != '\0') {
-        return err_say(e, -EINVAL,
-                       "http.tls_cert: this version serves plain HTTP only. Listen on loopback, "
-                       "with a proxy that speaks TLS in front");
-    }
-    return 0;
-}
-
 static int start(const struct daemon_options *opt, struct settings *s,
                  struct sandbox_launcher_config *config, struct err *e)
 {
@@ -167,7 +173,7 @@ static int start(const struct daemon_options *opt, struct settings *s,
 
     AUTO_TOKEN_TABLE struct token_table *tokens = NULL;
 
-    if (rc != 0 || (rc = refuse_unserved(s, e)) != 0) {
+    if (rc != 0) {
         return rc;
     }
     /* A mistake in it is told to the one who starts the node; the agent process reads it itself. */
@@ -181,21 +187,23 @@ static int start(const struct daemon_options *opt, struct settings *s,
                        "network runs as node.user ('%s')",
                        s->node.user);
     }
-    if ((rc = listen_on(s->http.listen, &config->listen_fds[0], e)) != 0) {
+    int *fds = config->listen_fds;
+    if ((rc = secrets_hand(s, config, e)) != 0 ||
+        (rc = listen_on(s->http.listen, &fds[DAEMON_FD_HTTP], e)) != 0) {
         return rc;
     }
-    config->listen_fds[1] = settings_hand(s, e);
-    if (config->listen_fds[1] < 0) {
-        return config->listen_fds[1];
+    fds[DAEMON_FD_SETTINGS] = settings_hand(s, e);
+    if (fds[DAEMON_FD_SETTINGS] < 0) {
+        return fds[DAEMON_FD_SETTINGS];
     }
-    config->listen_fds_len = 2;
+    config->listen_fds_len = DAEMON_FD_GOSSIP_UDP;
     if (s->gossip.listen[0] != '\0') {
-        rc =
-            gossip_sock_listen(s->gossip.listen, &config->listen_fds[2], &config->listen_fds[3], e);
+        rc = gossip_sock_listen(s->gossip.listen, &fds[DAEMON_FD_GOSSIP_UDP],
+                                &fds[DAEMON_FD_GOSSIP_TCP], e);
         if (rc != 0) {
             return rc;
         }
-        config->listen_fds_len = 4;
+        config->listen_fds_len = DAEMON_FDS;
     }
     config->agent_argv = agent_argv(opt);
     return config->agent_argv == NULL ? err_set(e, -ENOMEM, "the agent's arguments") : 0;

@@ -13,6 +13,7 @@
 #include "agent/image/uv_registry.h"
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/sandbox.h"
+#include "agent/secrets.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/loop/loop.h"
@@ -22,9 +23,11 @@
 #include "common/version.h"
 
 enum {
-    SETTINGS_FD = SANDBOX_LISTEN_FD + 1,
-    GOSSIP_UDP_FD = SANDBOX_LISTEN_FD + 2,
-    GOSSIP_TCP_FD = SANDBOX_LISTEN_FD + 3,
+    HTTP_FD = SANDBOX_LISTEN_FD + DAEMON_FD_HTTP,
+    SETTINGS_FD = SANDBOX_LISTEN_FD + DAEMON_FD_SETTINGS,
+    SECRETS_FD = SANDBOX_LISTEN_FD + DAEMON_FD_SECRETS,
+    GOSSIP_UDP_FD = SANDBOX_LISTEN_FD + DAEMON_FD_GOSSIP_UDP,
+    GOSSIP_TCP_FD = SANDBOX_LISTEN_FD + DAEMON_FD_GOSSIP_TCP,
     CLOSE_GRACE_MS = 1000, /* for open requests once nothing runs any more */
 };
 
@@ -32,8 +35,10 @@ struct daemon {
     uv_loop_t uv;
     struct loop loop;
     struct loop_owner owner;
-    uv_signal_t term, intr, quit, hup;
+    uv_signal_t term, intr, quit, hup, usr1;
     struct settings settings;
+    struct tls_context *tls_server; /* NULL: plain HTTP */
+    struct tls_context *tls_client; /* for calls to other nodes; NULL as well then */
     const char *config;
     const char *const *overrides;
     size_t overrides_len;
@@ -60,6 +65,7 @@ static void node_closed(void *arg)
     loop_handle_close(&d->owner, (uv_handle_t *)&d->intr);
     loop_handle_close(&d->owner, (uv_handle_t *)&d->quit);
     loop_handle_close(&d->owner, (uv_handle_t *)&d->hup);
+    loop_handle_close(&d->owner, (uv_handle_t *)&d->usr1);
     loop_owner_close(&d->owner);
 }
 
@@ -161,6 +167,45 @@ static int reload(struct daemon *d, size_t *ret_taken, struct buf *kept,
         tokens = NULL;
     }
     return rc;
+}
+
+/* ---- certificates and keys ---- */
+
+/* Makes the contexts, or gives those that are there what the files say now. */
+static int tls_take(struct daemon *d, struct err *e)
+{
+    struct daemon_secrets s;
+
+    daemon_secrets_init(&s);
+    int rc = daemon_secrets_take(SECRETS_FD, &s, e);
+    if (rc == 0 && s.items[DAEMON_TLS_CERT].len > 0) {
+        const struct tls_config server = daemon_secrets_tls(&s, true);
+        const struct tls_config client = daemon_secrets_tls(&s, false);
+        rc = daemon_secrets_check(&s, &d->settings, e);
+        if (rc == 0) {
+            rc = d->tls_server == NULL ? tls_context_new(&server, &d->tls_server, e)
+                                       : tls_context_reload(d->tls_server, &server, e);
+        }
+        if (rc == 0) {
+            rc = d->tls_client == NULL ? tls_context_new(&client, &d->tls_client, e)
+                                       : tls_context_reload(d->tls_client, &client, e);
+        }
+    }
+    daemon_secrets_release(&s);
+    return rc;
+}
+
+static void on_usr1(uv_signal_t *h, int signum)
+{
+    struct daemon *d = h->data;
+    struct err e = { .code = 0 };
+
+    (void)signum;
+    if (tls_take(d, &e) != 0) {
+        log_error("certificates and keys stay as they were: %s", err_text(&e));
+    } else {
+        log_info("audit: certificates and keys were read again");
+    }
 }
 
 static void on_hup(uv_signal_t *h, int signum)
@@ -288,8 +333,9 @@ static int start(struct daemon *d, struct err *e)
                                        .on_broken = on_broken,
                                        .arg = d };
     struct token_table *tokens = NULL;
-    int rc = node_start(&node, &d->node, e);
+    int rc = tls_take(d, e);
 
+    rc = rc == 0 ? node_start(&node, &d->node, e) : rc;
     if (rc != 0) {
         return rc;
     }
@@ -306,7 +352,8 @@ static int start(struct daemon *d, struct err *e)
         return rc;
     }
     const struct api_options api = { .node = d->node,
-                                     .listen_fd = SANDBOX_LISTEN_FD,
+                                     .listen_fd = HTTP_FD,
+                                     .tls = d->tls_server,
                                      .registry = to_registry,
                                      .registry_arg = d,
                                      .registry_error = image_registry_error,
@@ -368,9 +415,12 @@ int daemon_agent(int argc, char **argv)
     signal_on(&d, &d.intr, SIGINT, on_term);
     signal_on(&d, &d.quit, SIGQUIT, on_quit);
     signal_on(&d, &d.hup, SIGHUP, on_hup);
+    signal_on(&d, &d.usr1, SIGUSR1, on_usr1);
     (void)uv_run(&d.uv, UV_RUN_DEFAULT);
     loop_close(&d.loop);
     (void)uv_run(&d.uv, UV_RUN_DEFAULT);
     (void)uv_loop_close(&d.uv);
+    (void)tls_context_unref(d.tls_server);
+    (void)tls_context_unref(d.tls_client);
     return d.status;
 }

@@ -128,6 +128,9 @@ static int check_exposure(const struct settings *s, struct err *e)
     if (given(h->tls_client_ca) && !given(h->tls_cert)) {
         return err_say(e, -EINVAL, "http.tls_client_ca needs http.tls_cert and http.tls_key");
     }
+    if (given(h->tls_crl) && !given(h->tls_client_ca)) {
+        return err_say(e, -EINVAL, "http.tls_crl needs http.tls_client_ca");
+    }
     if (s->sandbox.allow_host_network && !given(s->auth.tokens_file)) {
         return err_say(e, -EINVAL, "sandbox.allow_host_network = yes needs auth.tokens_file");
     }

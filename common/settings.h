@@ -48,6 +48,7 @@ struct settings_http {
     char tls_cert[SETTINGS_PATH_MAX];
     char tls_key[SETTINGS_PATH_MAX];
     char tls_client_ca[SETTINGS_PATH_MAX];
+    char tls_crl[SETTINGS_PATH_MAX];
     uint64_t max_body_bytes;
     uint64_t max_connections;
     uint64_t header_timeout_ms;

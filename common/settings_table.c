@@ -68,15 +68,18 @@ static const struct conf_key keys[] = {
           "Address and port to listen on. Beyond loopback TLS and tokens are needed (auth.insecure)." },
     { AT(http, advertise), .key = "advertise", .type = CONF_ADDR, .def = "",
       .help = "Address and port that other nodes reach this one by. Not set: http.listen." },
-    { AT(http, tls_cert), .key = "tls_cert", .type = CONF_PATH, .def = "", .reloadable = true,
+    { AT(http, tls_cert), .key = "tls_cert", .type = CONF_PATH, .def = "",
       .help =
-          "PEM file with this node's certificate chain. Its SAN is the node's name. Switches TLS on." },
-    { AT(http, tls_key), .key = "tls_key", .type = CONF_PATH, .def = "", .reloadable = true,
+          "PEM file with this node's certificate chain; its first name is the node's. Switches TLS on.\n"
+          "root reads these files ('agent ca issue' makes them); a change is seen within seconds." },
+    { AT(http, tls_key), .key = "tls_key", .type = CONF_PATH, .def = "",
       .help = "PEM file with the certificate's private key." },
     { AT(http, tls_client_ca), .key = "tls_client_ca", .type = CONF_PATH, .def = "",
-      .reloadable = true,
       .help =
           "PEM file with the authorities that node and client certificates are checked against." },
+    { AT(http, tls_crl), .key = "tls_crl", .type = CONF_PATH, .def = "",
+      .help =
+          "PEM file with revocation lists, one of each authority ('agent ca revoke' keeps it)." },
     { AT(http, max_body_bytes), .key = "max_body_bytes", .type = CONF_SIZE, .def = "1GiB",
       .min = KIB(1), .max = TIB(1), .reloadable = true,
       .help = "The longest payload of a run; it is streamed to disk. More is answered with 413." },

@@ -30,6 +30,8 @@ struct api_options {
     /* Appends what else there is to measure, in Prometheus' text form. May be NULL. */
     void (*metrics)(void *arg, struct buf *out);
     void *arg; /* of both */
+    /* NULL: plain HTTP. Referenced. */
+    struct tls_context *tls;
     /* Who may ask; taken over in every case. NULL: whoever reaches the socket. */
     struct token_table *tokens;
 };

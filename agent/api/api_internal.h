@@ -114,6 +114,8 @@ bool api_auth_may(struct api_call *c);
 void api_auth_go(struct api_call *c);
 /* on_answer of the server: a line for every change and, not too many, for refusals. */
 void api_audit(void *arg, const struct http_req *req, int status);
+/* on_tls_failed of the server: a certificate that was refused belongs in the audit. */
+void api_audit_tls(void *arg, const char *peer, int rc, const char *why);
 
 /* -- uv_api_peer.c: what nodes ask of each other -- */
 

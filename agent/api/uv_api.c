@@ -382,10 +382,11 @@ int api_start(const struct api_options *opt, struct api **ret, struct err *e)
         .idle_timeout_ms = (unsigned)http->idle_timeout_ms,
         .body_timeout_ms = (unsigned)http->body_timeout_ms,
         .server_name = a->server_name,
+        .tls = opt->tls,
     };
-    const struct http_server_handler handler = { .on_request = on_request,
-                                                 .on_answer = api_audit,
-                                                 .arg = a };
+    const struct http_server_handler handler = {
+        .on_request = on_request, .on_answer = api_audit, .on_tls_failed = api_audit_tls, .arg = a
+    };
     int rc = http_server_start(a->loop->uv, opt->listen_fd, &options, &handler, &a->server, e);
     if (rc != 0) {
         server_gone(a);

@@ -272,3 +272,14 @@ void api_audit(void *arg, const struct http_req *req, int status)
     log_info("audit: '%s' from %s: %.*s %.*s: %d", user[0] != '\0' ? user : "anyone",
              http_req_peer(req), STR_ARG(head->method), STR_ARG(path), status);
 }
+
+void api_audit_tls(void *arg, const char *peer, int rc, const char *why)
+{
+    struct api *a = arg;
+    unsigned dropped = 0;
+    if (rc != -EACCES) {
+        log_debug("TLS with %s: %s", peer, why); /* port scanners, and clients of other versions */
+    } else if (log_limit_ok(&a->refused_limit, loop_now_ms(a->loop), &dropped)) {
+        log_warn("audit: refused TLS from %s: %s (%u more were not logged)", peer, why, dropped);
+    }
+}

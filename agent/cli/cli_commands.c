@@ -9,7 +9,9 @@
 
 const struct cli_option cli_common_options[] = {
     { "node", 0, "ADDR", false,
-      "the node to talk to, host:port (AGENT_ADDR; default 127.0.0.1:7575)" },
+      "the node to talk to, host:port (AGENT_ADDR; default 127.0.0.1:7575); https:// for TLS" },
+    { "tls-ca", 0, "FILE", false,
+      "speak TLS, and trust the authorities in FILE (AGENT_CA; with https:// only: the system's)" },
     { "token-file", 0, "FILE", false,
       "the token to show to the node is FILE's first line (or AGENT_TOKEN)" },
     { "output", 'o', "FORMAT", false, "table (default), json, or name" },
@@ -17,8 +19,9 @@ const struct cli_option cli_common_options[] = {
     { "quiet", 'q', NULL, false, "print ids or names only" },
     { "help", 'h', NULL, false, "show this text" },
 };
-const unsigned cli_common_groups[] = { CLI_HAS_NODE,   CLI_HAS_NODE,  CLI_HAS_FORMAT,
-                                       CLI_HAS_FORMAT, CLI_HAS_QUIET, 0 };
+const unsigned cli_common_groups[] = {
+    CLI_HAS_NODE, CLI_HAS_NODE, CLI_HAS_NODE, CLI_HAS_FORMAT, CLI_HAS_FORMAT, CLI_HAS_QUIET, 0
+};
 const size_t cli_common_options_len = ARRAY_LEN(cli_common_options);
 _Static_assert(ARRAY_LEN(cli_common_groups) == ARRAY_LEN(cli_common_options), "one group each");
 
@@ -171,6 +174,26 @@ static const struct cli_example token_examples[] = {
     { "skopeo copy --dest-creds x:$AGENT_TOKEN oci:img docker://HOST:7575/team/img:1",
       "any user name will do" },
     { "echo $AGENT_TOKEN | docker login -u x --password-stdin HOST:7575", "for docker and podman" },
+};
+
+static const struct cli_option ca_options[] = {
+    { "dir", 0, "DIR", false, "the authority's directory (default: ca)" },
+    { "out", 0, "DIR", false, "issue: where NAME.pem and NAME.key go (default: here)" },
+    { "name", 0, "NAME", false, "init, rotate: the authority's name (default: agent-cluster)" },
+    { "days", 0, "N", false, "how long it is good (init, rotate: 3650; issue: 397)" },
+    { "finish", 0, NULL, false, "rotate: trust the old authority no more" },
+    { "output", 'o', "FORMAT", false, "show: table (default) or json" },
+    { "no-headers", 0, NULL, false, "show: leave the heading line away" },
+};
+static const struct cli_example ca_examples[] = {
+    { "agent ca init", "make ca/ca.pem, ca/ca.key, ca/crl.pem" },
+    { "agent ca issue node-a 10.0.0.1", "node-a.pem and node-a.key, for one node" },
+    { "agent ca revoke node-a", "whoever has that key is no node any more" },
+    { "AGENT_CA=ca/ca.pem agent status --node node-a:7575", "talk to it" },
+};
+
+static const struct cli_example keygen_examples[] = {
+    { "(umask 077; agent keygen > gossip.key)", "for gossip.key_file on every node" },
 };
 
 static const struct cli_option doctor_options[] = {
@@ -401,6 +424,35 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .words = CLI_WORD_LIST,
                     .list = "new",
                     EXAMPLES(token_examples) },
+    [CLI_CA] = { .name = "ca",
+                 .usage = "init | issue NAME [ADDRESS ...] | revoke NAME|SERIAL ... | rotate "
+                          "[--finish] | show",
+                 .summary = "make the cluster's certificates",
+                 .text =
+                     "A small authority in a directory, for a closed cluster: 'init' makes it, "
+                     "'issue' makes a node's key and certificate with its name, its addresses and "
+                     "localhost in it, and prints the lines for agent.conf. Certificates are "
+                     "ECDSA P-256, for both sides of TLS. Keys are written with mode 0600; files "
+                     "are replaced whole, so that running nodes can be pointed at them.\n"
+                     "'revoke' puts certificates on the revocation list crl.pem. 'rotate' makes a "
+                     "new authority beside the old one, 'rotate --finish' ends the old one's time. "
+                     "'show' lists what was issued, and until when it is good.\n"
+                     "Keep the directory off the nodes: whoever has ca.key can be any of them.",
+                 OPTIONS(ca_options),
+                 .args_min = 1,
+                 .args_max = CLI_POS_MAX,
+                 .words = CLI_WORD_LIST,
+                 .list = "init issue revoke rotate show",
+                 EXAMPLES(ca_examples) },
+    [CLI_KEYGEN] = { .name = "keygen",
+                     .usage = "",
+                     .summary = "make a key for gossip",
+                     .text =
+                         "Prints 32 random bytes in base64, as the keygen of Serf and memberlist "
+                         "does. To change the key of a running cluster, add the new one as a "
+                         "second line of gossip.key_file everywhere, then make it the first "
+                         "line everywhere, then take the old one away.",
+                     EXAMPLES(keygen_examples) },
     [CLI_DOCTOR] = { .name = "doctor",
                      .usage = "[--config FILE] [--section.key=value ...]",
                      .summary = "say what this machine can and cannot do",
@@ -473,6 +525,8 @@ static const struct {
     { "image", CLI_IMAGES }, { "load", CLI_PUSH },        { "daemon", CLI_SERVE },
     { "server", CLI_SERVE }, { "result", CLI_OUTPUT },    { "get", CLI_INSPECT },
     { "login", CLI_TOKEN },  { "auth", CLI_TOKEN },       { "tokens", CLI_TOKEN },
+    { "cert", CLI_CA },      { "certs", CLI_CA },         { "tls", CLI_CA },
+    { "key", CLI_KEYGEN },
 };
 
 const struct cli_command *cli_command_guess(struct str name)

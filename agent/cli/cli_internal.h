@@ -34,6 +34,8 @@ enum cli_id {
     CLI_NODES,
     CLI_MEMBERS,
     CLI_TOKEN,
+    CLI_CA,
+    CLI_KEYGEN,
     CLI_DOCTOR,
     CLI_CONFIG,
     CLI_COMPLETION,
@@ -136,9 +138,12 @@ int cli_completion(struct str shell, struct buf *out);
 
 /* ---- names (cli_names.c) ---- */
 
-/* host:port, host, :port, [v6]:port, with or without "http://" and a final "/". -EINVAL. */
+enum cli_scheme { CLI_SCHEME_NONE, CLI_SCHEME_HTTP, CLI_SCHEME_HTTPS };
+
+/* host:port, host, :port, [v6]:port, with or without "http://" or "https://" and a final "/".
+ * -EINVAL. */
 int cli_addr_parse(const char *text, char *host, size_t host_cap, uint16_t *ret_port,
-                   struct err *e);
+                   enum cli_scheme *ret_scheme, struct err *e);
 /* "127.0.0.1:7575", "[::1]:7575". */
 void cli_addr_format(const char *host, uint16_t port, char *dst, size_t cap);
 /* A name with '/', ':' or '@' is an image, any other a job (DESIGN.md section 8). */

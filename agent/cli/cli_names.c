@@ -10,14 +10,17 @@ static int bad_addr(const char *text, const char *why, struct err *e)
     return err_say(e, -EINVAL, "'%s' is no address: %s (such as 127.0.0.1:7575)", text, why);
 }
 
-int cli_addr_parse(const char *text, char *host, size_t host_cap, uint16_t *ret_port, struct err *e)
+int cli_addr_parse(const char *text, char *host, size_t host_cap, uint16_t *ret_port,
+                   enum cli_scheme *ret_scheme, struct err *e)
 {
     struct str s = str_trim(str_of(text));
+    enum cli_scheme scheme = CLI_SCHEME_NONE;
     if (str_starts(s, "https://")) {
-        return bad_addr(text, "this client speaks plain HTTP", e);
-    }
-    if (str_starts(s, "http://")) {
+        s = str_slice(s, 8, s.n);
+        scheme = CLI_SCHEME_HTTPS;
+    } else if (str_starts(s, "http://")) {
         s = str_slice(s, 7, s.n);
+        scheme = CLI_SCHEME_HTTP;
     }
     if (str_ends(s, "/")) {
         s.n--;
@@ -62,6 +65,7 @@ int cli_addr_parse(const char *text, char *host, size_t host_cap, uint16_t *ret_
         return bad_addr(text, "the host is too long", e);
     }
     *ret_port = (uint16_t)number;
+    *ret_scheme = scheme;
     return 0;
 }
 

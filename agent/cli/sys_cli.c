@@ -134,18 +134,44 @@ static int set_token(struct cli_ctx *ctx, struct err *e)
     return rc;
 }
 
+/* What the node's certificate is held against: the named file, or the system's list. */
+static int set_tls(struct cli_ctx *ctx, const char *ca, enum cli_scheme scheme, struct err *e)
+{
+    static const char *const usual[] = { "/etc/ssl/certs/ca-certificates.crt",
+                                         "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem" };
+    AUTO_BUF struct buf pem = BUF_INIT((size_t)4 * 1024 * 1024);
+    bool wanted = scheme == CLI_SCHEME_HTTPS || (scheme == CLI_SCHEME_NONE && ca != NULL);
+    int rc = 0;
+    if (!wanted) {
+        return 0;
+    }
+    if (ca != NULL) {
+        rc = sys_read_file(AT_FDCWD, ca, pem.max, &pem, e);
+    } else {
+        for (size_t i = 0; i < ARRAY_LEN(usual) && pem.len == 0; i++) {
+            (void)sys_read_file(AT_FDCWD, usual[i], pem.max, &pem, NULL);
+        }
+    }
+    const struct tls_config config = { .ca = buf_str(&pem) };
+    rc = rc == 0 ? tls_context_new(&config, &ctx->tls, e) : rc;
+    return rc == 0 ? 0 : err_prefix(e, "%s", ca != NULL ? ca : "the system's authorities");
+}
+
 int cli_set_node(struct cli_ctx *ctx, struct err *e)
 {
     const char *given = cli_args_value(&ctx->args, "node");
     const char *name = given != NULL ? "--node" : "AGENT_ADDR";
     const char *addr = given != NULL ? given : variable("AGENT_ADDR");
+    const char *ca = cli_args_value(&ctx->args, "tls-ca");
+    enum cli_scheme scheme = CLI_SCHEME_NONE;
     int rc = cli_addr_parse(addr != NULL ? addr : "127.0.0.1:7575", ctx->host, sizeof(ctx->host),
-                            &ctx->port, e);
+                            &ctx->port, &scheme, e);
     if (rc != 0) {
         return err_prefix(e, "%s", name);
     }
     cli_addr_format(ctx->host, ctx->port, ctx->addr, sizeof(ctx->addr));
-    return set_token(ctx, e);
+    rc = set_tls(ctx, ca != NULL ? ca : variable("AGENT_CA"), scheme, e);
+    return rc == 0 ? set_token(ctx, e) : rc;
 }
 
 static int cmd_completion(struct cli_ctx *ctx)
@@ -226,6 +252,8 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_HELP] = cmd_help,
     [CLI_TOKEN] = cli_cmd_token,
     [CLI_MEMBERS] = cli_cmd_members,
+    [CLI_CA] = cli_cmd_ca,
+    [CLI_KEYGEN] = cli_cmd_keygen,
 };
 
 static int prepare(struct cli_ctx *ctx, struct err *e)
@@ -287,6 +315,7 @@ int cli_main(int argc, char **argv)
     int code = run(ctx, argc, argv);
     buf_release(&ctx->out);
     mem_wipe(ctx->token, sizeof(ctx->token));
+    (void)tls_context_unref(ctx->tls);
     mem_free(ctx);
     return code;
 }

@@ -11,6 +11,7 @@
 
 #include "agent/cli/cli_internal.h"
 #include "common/http1.h"
+#include "common/loop/tls.h"
 #include "common/token.h"
 
 enum {
@@ -24,6 +25,7 @@ struct cli_ctx {
     uint16_t port;
     char addr[CLI_ADDR_CAP];    /* for messages */
     char token[TOKEN_TEXT_CAP]; /* "": none is shown */
+    struct tls_context *tls;    /* NULL: plain HTTP */
     struct buf out;             /* what goes to stdout at the end */
     struct cli_view view;       /* writes to out */
     bool tty_err;
@@ -41,8 +43,9 @@ int cli_open_input(const char *file, int *ret_fd, struct err *e);
 int cli_read_input(const char *file, struct buf *out, struct err *e);
 /* "auto", "always", "never" of --progress. -EINVAL. */
 int cli_wants_progress(const struct cli_ctx *ctx, bool *ret, struct err *e);
-/* The address (AGENT_ADDR, --node) and the token (AGENT_TOKEN, --token-file) into ctx. -EINVAL, or
- * what reading the file gave. */
+/* The address (AGENT_ADDR, --node), whom to trust (AGENT_CA, --tls-ca) and the token (AGENT_TOKEN,
+ * --token-file) into ctx. TLS is spoken when the address begins with https://, or has no scheme and
+ * an authority is named. -EINVAL, or what reading a file gave. */
 int cli_set_node(struct cli_ctx *ctx, struct err *e);
 
 /* ---- the progress line (sys_terminal.c) ---- */
@@ -144,6 +147,8 @@ int cli_cmd_images(struct cli_ctx *ctx);
 int cli_cmd_nodes(struct cli_ctx *ctx);
 int cli_cmd_members(struct cli_ctx *ctx);
 int cli_cmd_token(struct cli_ctx *ctx);
+int cli_cmd_ca(struct cli_ctx *ctx);
+int cli_cmd_keygen(struct cli_ctx *ctx);
 int cli_cmd_doctor(struct cli_ctx *ctx);
 int cli_cmd_config(struct cli_ctx *ctx);
 

@@ -23,6 +23,7 @@ enum {
     ANSWER_MS = 300 * 1000, /* for the head of an answer */
     IN_CAP = 64 * 1024,
     OUT_CAP = 128 * 1024,
+    TLS_SLICE = 64 * 1024, /* plain bytes that are enciphered at a time */
 };
 
 struct cli_http {
@@ -34,7 +35,10 @@ struct cli_http {
     bool reused; /* an answer has come over this connection before */
     bool cut;    /* the request was not sent to its end */
     size_t at, len;
-    char in[IN_CAP];
+    struct tls_session *tls; /* NULL: plain, or not connected */
+    struct buf cipher;       /* what TLS wants to send */
+    char raw[IN_CAP];        /* with TLS: what came */
+    char in[IN_CAP + TLS_RECORD_MAX];
     char out[OUT_CAP];
 };
 
@@ -47,6 +51,7 @@ int cli_http_new(const struct cli_ctx *ctx, struct cli_http **ret, struct err *e
     h->ctx = ctx;
     h->fd = -1;
     h->ended = true;
+    buf_init(&h->cipher, (size_t)8 * TLS_SLICE);
     if (http1_new(HTTP1_RESPONSE, &h->parser) != 0) {
         mem_free(h);
         return err_set(e, -ENOMEM, "open a connection");
@@ -60,6 +65,8 @@ struct cli_http *cli_http_free(struct cli_http *h)
     if (h != NULL) {
         fd_close(h->fd);
         http1_free(h->parser);
+        (void)tls_session_free(h->tls);
+        buf_release(&h->cipher);
         mem_free(h);
     }
     return NULL;
@@ -68,6 +75,7 @@ struct cli_http *cli_http_free(struct cli_http *h)
 static void hang_up(struct cli_http *h)
 {
     h->fd = fd_close(h->fd);
+    h->tls = tls_session_free(h->tls);
     h->at = h->len = 0;
     h->reused = false;
     h->ended = true;
@@ -126,42 +134,24 @@ static int nobody(const struct cli_ctx *ctx, int code, const char *why, struct e
                    ctx->addr, why);
 }
 
-static int dial(struct cli_http *h, struct err *e)
-{
-    char port[8];
-    (void)snprintf(port, sizeof(port), "%u", (unsigned)h->ctx->port);
-    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
-    struct addrinfo *list = NULL;
-    int rc = getaddrinfo(h->ctx->host, port, &hints, &list);
-    if (rc != 0) {
-        return nobody(h->ctx, -EHOSTUNREACH, gai_strerror(rc), e);
-    }
-    rc = -EHOSTUNREACH;
-    for (const struct addrinfo *a = list; a != NULL && rc != 0; a = a->ai_next) {
-        rc = connect_one(a, &h->fd);
-    }
-    freeaddrinfo(list);
-    if (rc != 0) {
-        return nobody(h->ctx, rc, strerrordesc_np(-rc), e);
-    }
-    h->at = h->len = 0;
-    h->reused = false;
-    return 0;
-}
-
 static int lost(const struct cli_http *h, int code, struct err *e)
 {
     return err_set(e, code, "the connection to the node at %s broke", h->ctx->addr);
 }
 
-/* Has the node something to say already, or hung up? */
-static bool answer_is_there(const struct cli_http *h)
+static int fill(struct cli_http *h);
+
+/* Has the node something to say already, or hung up? TLS says things, too, that are no answer. */
+static bool answer_is_there(struct cli_http *h)
 {
-    return wait_for(h->fd, POLLIN, 0) > 0;
+    if (h->at < h->len) {
+        return true;
+    }
+    return wait_for(h->fd, POLLIN, 0) > 0 && (h->tls == NULL || fill(h) != 0);
 }
 
 /* 0 all sent; 1 the node has answered meanwhile, sending was given up; -Exxx. */
-static int send_all(struct cli_http *h, const char *p, size_t n, bool watch, struct err *e)
+static int send_raw(struct cli_http *h, const char *p, size_t n, bool watch, struct err *e)
 {
     while (n > 0) {
         ssize_t sent = send(h->fd, p, n, MSG_NOSIGNAL);
@@ -190,6 +180,99 @@ static int send_all(struct cli_http *h, const char *p, size_t n, bool watch, str
         }
     }
     return 0;
+}
+
+/* The same for plain bytes, whatever the connection speaks. */
+static int send_all(struct cli_http *h, const char *p, size_t n, bool watch, struct err *e)
+{
+    if (h->tls == NULL) {
+        return send_raw(h, p, n, watch, e);
+    }
+    int rc = 0;
+    for (size_t at = 0; at < n && rc == 0; at += TLS_SLICE) {
+        rc = tls_session_write(h->tls, p + at, n - at < TLS_SLICE ? n - at : TLS_SLICE, &h->cipher,
+                               e);
+        rc = rc == 0 ? send_raw(h, h->cipher.data, h->cipher.len, watch, e) : rc;
+        buf_reset(&h->cipher);
+    }
+    return rc;
+}
+
+/* -- TLS -- */
+
+/* One recv(): 1 plain bytes are in h->in, 0 not yet, -Exxx with e set; -EPIPE at the end. */
+static int fill_tls(struct cli_http *h, struct err *e)
+{
+    ssize_t n;
+    if (tls_session_closed(h->tls)) {
+        return err_set(e, -EPIPE, "closed");
+    }
+    do {
+        n = recv(h->fd, h->raw, sizeof(h->raw), 0);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        return errno == EAGAIN ? 0 : err_set(e, -errno, "receive");
+    }
+    if (n == 0) {
+        /* Without TLS saying so this may be the middle of anything. */
+        return err_say(e, -ECONNRESET, "the connection was cut");
+    }
+    int rc =
+        tls_session_feed(h->tls, h->raw, (size_t)n, h->in, sizeof(h->in), &h->len, &h->cipher, e);
+    h->at = 0;
+    if (h->cipher.len > 0) {
+        (void)send_raw(h, h->cipher.data, h->cipher.len, false, NULL);
+        buf_reset(&h->cipher);
+    }
+    return h->len > 0 ? 1 : rc != 0 ? rc : tls_session_closed(h->tls) ? -EPIPE : 0;
+}
+
+static int handshake(struct cli_http *h, struct err *e)
+{
+    struct err why = { .code = 0 };
+    int rc = tls_session_client(h->ctx->tls, h->ctx->host, h->ctx->port, &h->tls, &h->cipher, &why);
+    rc = rc == 0 ? send_raw(h, h->cipher.data, h->cipher.len, false, &why) : rc;
+    buf_reset(&h->cipher);
+    while (rc == 0 && !tls_session_ready(h->tls)) {
+        rc = wait_for(h->fd, POLLIN, CONNECT_MS);
+        if (rc == 0) {
+            rc = err_say(&why, -ETIMEDOUT, "it does not answer");
+        } else if (rc > 0) {
+            rc = fill_tls(h, &why);
+        }
+        rc = rc > 0 ? 0 : rc;
+    }
+    if (rc == 0) {
+        return 0;
+    }
+    bool plain = rc == -ECONNRESET || rc == -EPROTO;
+    rc = err_say(e, rc, "TLS with the node at %s: %s%s", h->ctx->addr, err_text(&why),
+                 plain ? " (does it speak TLS?)" : "");
+    hang_up(h);
+    return rc;
+}
+
+static int dial(struct cli_http *h, struct err *e)
+{
+    char port[8];
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)h->ctx->port);
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
+    struct addrinfo *list = NULL;
+    int rc = getaddrinfo(h->ctx->host, port, &hints, &list);
+    if (rc != 0) {
+        return nobody(h->ctx, -EHOSTUNREACH, gai_strerror(rc), e);
+    }
+    rc = -EHOSTUNREACH;
+    for (const struct addrinfo *a = list; a != NULL && rc != 0; a = a->ai_next) {
+        rc = connect_one(a, &h->fd);
+    }
+    freeaddrinfo(list);
+    if (rc != 0) {
+        return nobody(h->ctx, rc, strerrordesc_np(-rc), e);
+    }
+    h->at = h->len = 0;
+    h->reused = false;
+    return h->ctx->tls != NULL ? handshake(h, e) : 0;
 }
 
 static int send_source(struct cli_http *h, const struct cli_request *req, struct err *e)
@@ -275,9 +358,12 @@ static int fill(struct cli_http *h)
     if (h->at < h->len) {
         return 1;
     }
+    if (h->tls != NULL) {
+        return fill_tls(h, NULL);
+    }
     ssize_t n;
     do {
-        n = recv(h->fd, h->in, sizeof(h->in), 0);
+        n = recv(h->fd, h->in, IN_CAP, 0);
     } while (n < 0 && errno == EINTR);
     if (n < 0) {
         return errno == EAGAIN ? 0 : -errno;
@@ -293,8 +379,7 @@ static void finish(struct cli_http *h)
     const struct http1_head *head = http1_head(h->parser);
     h->ended = true;
     if (!head->keep_alive || h->cut || h->at < h->len) {
-        h->fd = fd_close(h->fd);
-        h->at = h->len = 0;
+        hang_up(h);
     }
 }
 
@@ -461,8 +546,7 @@ int cli_http_pump(struct cli_http *h, cli_sink_fn *sink, void *arg, struct err *
         return feed(h, sink, arg, e);
     }
     if (rc == -EPIPE && h->headed && http1_finish(h->parser, NULL) == 0) {
-        h->ended = true;
-        h->fd = fd_close(h->fd);
+        hang_up(h);
         return 1;
     }
     if (rc < 0) {

@@ -235,6 +235,11 @@ struct sandbox_launcher_config {
      */
     char *const *agent_argv;
     const struct sandbox_unpack_ops *unpack; /* static */
+    /* May renew what a descriptor of listen_fds shares with the agent process; below the directory
+     * `root` are the host's files. asked: on SIGHUP, before it is passed on; else about once a
+     * second. True: there is something new, and the agent process gets SIGUSR1. May be NULL. */
+    bool (*refresh)(void *arg, int root, bool asked);
+    void *refresh_arg;
 };
 
 /* First in main(): returns at once, unless this process was started as a slot's spawner (the name

@@ -501,6 +501,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
     case SANDBOX_MSG_PING:
         (void)sys_sd_notify("WATCHDOG=1");
         sandbox_slot_trim(l);
+        sandbox_launcher_refresh(l, false);
         break;
     case SANDBOX_MSG_RUN:
         on_run(l, m, *fd);

@@ -314,6 +314,16 @@ static int launcher_start(struct launcher *l, struct err *e)
 
 /* ---- the loop ---- */
 
+void sandbox_launcher_refresh(struct launcher *l, bool asked)
+{
+    const struct sandbox_launcher_config *c = l->config;
+    l->news = (c->refresh != NULL && c->refresh(c->refresh_arg, l->host_root, asked)) || l->news;
+    if (l->news && l->agent_ready) { /* earlier the signal would end it */
+        l->news = false;
+        (void)kill(l->agent, SIGUSR1);
+    }
+}
+
 static void on_signals(struct launcher *l)
 {
     struct signalfd_siginfo si;
@@ -321,6 +331,7 @@ static void on_signals(struct launcher *l)
         if (si.ssi_signo == SIGHUP) {
             if (l->agent > 0) {
                 (void)sys_sd_notify("RELOADING=1");
+                sandbox_launcher_refresh(l, true);
                 (void)kill(l->agent, SIGHUP);
                 (void)sys_sd_notify("READY=1");
             }

@@ -311,6 +311,7 @@ struct launcher {
     pid_t agent;
     uint32_t agent_uid, agent_gid;
     bool agent_ready;
+    bool news; /* refresh() had something before the agent process was ready */
     uint64_t agent_started_ms, agent_restart_ms, agent_backoff_ms;
     struct list queue; /* struct queued_msg */
     size_t queue_len;
@@ -341,5 +342,7 @@ struct launcher {
 int sandbox_launcher_watch(struct launcher *l, struct watch *w, enum watch_kind kind, int fd,
                            void *owner, uint32_t events);
 void sandbox_launcher_unwatch(struct launcher *l, struct watch *w); /* closes */
+/* Asks the configuration's refresh(), and tells the agent process of anything new. */
+void sandbox_launcher_refresh(struct launcher *l, bool asked);
 
 #endif

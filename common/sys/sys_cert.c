@@ -299,6 +299,18 @@ static bool add_revoked(X509_CRL *crl, const struct sys_cert_revoked *r)
     return done;
 }
 
+/* Which key signed it: during a rotation two authorities may have one name. */
+static bool add_crl_key(X509_CRL *crl, X509 *ca)
+{
+    X509V3_CTX ctx;
+    X509V3_set_ctx_nodb(&ctx);
+    X509V3_set_ctx(&ctx, ca, NULL, NULL, crl, 0);
+    X509_EXTENSION *x = X509V3_EXT_conf_nid(NULL, &ctx, NID_authority_key_identifier, "keyid");
+    bool done = x != NULL && X509_CRL_add_ext(crl, x, -1) == 1;
+    X509_EXTENSION_free(x);
+    return done;
+}
+
 int sys_cert_crl(struct str ca_cert, struct str ca_key, const struct sys_cert_revoked *list,
                  size_t len, struct buf *crl, struct err *e)
 {
@@ -314,6 +326,7 @@ int sys_cert_crl(struct str ca_cert, struct str ca_key, const struct sys_cert_re
                 X509_CRL_set_issuer_name(w.crl, X509_get_subject_name(w.ca)) == 1 &&
                 X509_CRL_set1_lastUpdate(w.crl, now) == 1 &&
                 X509_CRL_set1_nextUpdate(w.crl, X509_get0_notAfter(w.ca)) == 1;
+    done = done && add_crl_key(w.crl, w.ca);
     for (size_t i = 0; i < len && done; i++) {
         done = add_revoked(w.crl, &list[i]);
     }

@@ -88,7 +88,7 @@ def test_wrong_command_suggests(word, meant):
     (["cancel", "--", "x"], "nothing behind '--'"),
     (["status", "-o", "yaml"], "table, json or name"),
     (["status", "--node", "host:99999"], "1 to 65535"),
-    (["status", "--node", "https://a"], "plain HTTP"),
+    (["status", "--node", "ftp://a"], "a port is"),
     (["submit", "job", "--memory", "1G"], "is for images"),
     (["submit", "job", "--", "x"], "are for images"),
     (["submit", "a/b:1", "--cpus", "x"], "a number is wanted"),

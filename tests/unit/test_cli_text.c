@@ -128,7 +128,9 @@ static void test_addresses(void **state)
         { "[::1]:9", "::1", 9 },
         { "[::1]", "::1", 7575 },
         { "fe80::1", "fe80::1", 7575 },
-        { "https://n1", "", 0 },
+        { "https://n1", "n1", 7575 },
+        { "https://[::1]:5/", "::1", 5 },
+        { "ftp://n1", "", 0 },
         { "n1:0", "", 0 },
         { "n1:65536", "", 0 },
         { "n1:", "", 0 },
@@ -144,10 +146,14 @@ static void test_addresses(void **state)
         char host[64] = "";
         uint16_t port = 0;
         struct err e;
-        int rc = cli_addr_parse(cases[i].text, host, sizeof(host), &port, &e);
+        enum cli_scheme scheme = CLI_SCHEME_NONE;
+        int rc = cli_addr_parse(cases[i].text, host, sizeof(host), &port, &scheme, &e);
         assert_int_equal(rc, cases[i].port != 0 ? 0 : -EINVAL);
         if (rc == 0) {
             assert_string_equal(host, cases[i].host);
+            assert_int_equal(scheme, strncmp(cases[i].text, "https", 5) == 0  ? CLI_SCHEME_HTTPS
+                                     : strncmp(cases[i].text, "http", 4) == 0 ? CLI_SCHEME_HTTP
+                                                                              : CLI_SCHEME_NONE);
             assert_int_equal(port, cases[i].port);
         }
     }

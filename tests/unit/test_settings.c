@@ -60,6 +60,7 @@ static void fixed_names(void **state)
         { "http", "tls_cert", "" },
         { "http", "tls_key", "" },
         { "http", "tls_client_ca", "" },
+        { "http", "tls_crl", "" },
         { "http", "max_body_bytes", "1GiB" },
         { "gossip", "listen", "127.0.0.1:7946" },
         { "gossip", "advertise", "" },
