@@ -47,7 +47,7 @@ void table_set_send(struct table_shell *s, table_send_fn *send, void *arg);
 const struct table *table_core(const struct table_shell *s);
 
 /* A write of this node's own row; memory only (per-origin rows also go to disk, soon). Errors as
- * table_put_node(). */
+ * table_put_node(); -ECANCELED: closing. */
 int table_write_node(struct table_shell *s, unsigned type, struct str key, struct str value,
                      struct err *e);
 /* Cluster-owned. 0: readers see it now, and done(status) comes when it is durable (0) or could not
@@ -74,12 +74,13 @@ void table_unwatch(struct table_shell *s, table_watch_fn *fn, void *arg);
 void table_on_member(struct table_shell *s, struct str name, enum table_member state, bool speaks);
 void table_on_message(struct table_shell *s, struct str from, struct str bytes);
 
-/* GET /v1/table: {"rows": […], "counts": {…}, "next": …}, by type, owner and key. type 0: all;
- * after: "" or the "next" of the page before; limit: 1 to 1,000. Values that are JSON text are
- * shown as such, others as base64 of at most 1,024 bytes; those of private types never. */
-void table_json(struct table_shell *s, unsigned type, struct str after, size_t limit,
-                struct buf *out);
+/* GET /v1/table: {"rows": […], "next": …, "counts": {…}, "sizes": {…}}: rows by type, owner and
+ * key. type 0: all; after: "" or the "next" of the page before; limit: 1 to 1,000. A value that is
+ * JSON is shown as it is, other text as a string, other bytes as {"base64": …} of the first 1,024;
+ * those of private types never. -EINVAL: `after` is not one of ours. -ENOMEM. */
+int table_json(const struct table_shell *s, unsigned type, struct str after, size_t limit,
+               struct buf *out);
 /* Prometheus text: agent_table_…. */
-void table_metrics(struct table_shell *s, struct buf *out);
+void table_metrics(const struct table_shell *s, struct buf *out);
 
 #endif

@@ -1,0 +1,454 @@
+#include "agent/table/sys_table_db.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <stdio.h>
+
+#include "common/insist.h"
+#include "common/mem.h"
+
+enum {
+    APPLICATION_ID = 0x61677462, /* "agtb" */
+    VALUE_MAX = 1024 * 1024,     /* of one value; the largest of ours is a document */
+};
+
+/* Version n is what the first n of these make. Never change one that was released: add the next. */
+static const char *const migrations[TABLE_DB_VERSION] = {
+    "CREATE TABLE stream("
+    " id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL, kind INTEGER NOT NULL,"
+    " own INTEGER NOT NULL, writer TEXT NOT NULL);"
+    "CREATE TABLE row("
+    " type INTEGER NOT NULL, owner TEXT NOT NULL, key BLOB NOT NULL,"
+    " stream INTEGER NOT NULL, version INTEGER NOT NULL, clock INTEGER NOT NULL,"
+    " deleted INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY(type, owner, key));"
+    "CREATE TABLE life(name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;",
+};
+
+enum statement {
+    ST_STREAM_PUT,
+    ST_STREAM_DROP,
+    ST_ROW_PUT,
+    ST_ROW_DROP,
+    ST_LIFE_PUT,
+    ST_LIFE_GET,
+    ST_STREAMS,
+    ST_ROWS,
+    ST_COUNT_
+};
+
+static const char *const statements[ST_COUNT_] = {
+    [ST_STREAM_PUT] = "INSERT OR REPLACE INTO stream(id, version, kind, own, writer)"
+                      " VALUES(?,?,?,?,?)",
+    [ST_STREAM_DROP] = "DELETE FROM stream WHERE id = ?",
+    [ST_ROW_PUT] = "INSERT OR REPLACE INTO row(type, owner, key, stream, version, clock, deleted,"
+                   " value) VALUES(?,?,?,?,?,?,?,?)",
+    [ST_ROW_DROP] = "DELETE FROM row WHERE type = ? AND owner = ? AND key = ?",
+    [ST_LIFE_PUT] = "INSERT OR REPLACE INTO life(name, value) VALUES(?,?)",
+    [ST_LIFE_GET] = "SELECT value FROM life WHERE name = ?",
+    [ST_STREAMS] = "SELECT id, version, kind, own, writer FROM stream ORDER BY id",
+    [ST_ROWS] = "SELECT type, owner, key, stream, version, clock, deleted, value FROM row"
+                " ORDER BY version, stream",
+};
+
+struct table_db {
+    sqlite3 *c;
+    sqlite3_stmt *st[ST_COUNT_];
+    struct err error;
+};
+
+static int failed(struct table_db *db, int rc)
+{
+    int code = -EIO;
+    int sys = db->c != NULL ? sqlite3_system_errno(db->c) : 0;
+
+    switch (rc & 0xff) {
+    case SQLITE_OK:
+    case SQLITE_ROW:
+    case SQLITE_DONE:
+        return 0;
+    case SQLITE_FULL:
+        code = -ENOSPC;
+        break;
+    case SQLITE_NOMEM:
+        code = -ENOMEM;
+        break;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        code = -EBADMSG;
+        break;
+    case SQLITE_READONLY:
+        code = -EROFS;
+        break;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        code = -EBUSY;
+        break;
+    case SQLITE_CANTOPEN:
+    case SQLITE_IOERR:
+        code = sys == ENOSPC || sys == EDQUOT || sys == EFBIG ? -ENOSPC : -EIO;
+        break;
+    default:
+        break;
+    }
+    return err_say(&db->error, code, "table.db: %s",
+                   db->c != NULL ? sqlite3_errmsg(db->c) : sqlite3_errstr(rc));
+}
+
+static int exec(struct table_db *db, const char *sql)
+{
+    return failed(db, sqlite3_exec(db->c, sql, NULL, NULL, NULL));
+}
+
+/* --- statements: bind in order, run; the first failure sticks --- */
+
+struct use {
+    struct table_db *db;
+    sqlite3_stmt *st;
+    int bound;
+    int rc;
+};
+
+static struct use use(struct table_db *db, enum statement which)
+{
+    struct use u = { .db = db, .rc = SQLITE_OK };
+
+    if (db->st[which] == NULL) {
+        u.rc = sqlite3_prepare_v3(db->c, statements[which], -1, SQLITE_PREPARE_PERSISTENT,
+                                  &db->st[which], NULL);
+    }
+    u.st = db->st[which];
+    return u;
+}
+
+static void bound(struct use *u, int rc)
+{
+    u->rc = u->rc == SQLITE_OK ? rc : u->rc;
+}
+
+static void bind_u64(struct use *u, uint64_t v)
+{
+    bound(u, sqlite3_bind_int64(u->st, ++u->bound, (int64_t)v));
+}
+
+static void bind_text(struct use *u, struct str s)
+{
+    bound(u, sqlite3_bind_text64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC,
+                                 SQLITE_UTF8));
+}
+
+static void bind_blob(struct use *u, struct str s)
+{
+    bound(u, sqlite3_bind_blob64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC));
+}
+
+static bool row(struct use *u)
+{
+    if (u->rc == SQLITE_OK || u->rc == SQLITE_ROW) {
+        u->rc = sqlite3_step(u->st);
+    }
+    return u->rc == SQLITE_ROW;
+}
+
+static int end(struct use *u)
+{
+    int rc = failed(u->db, u->rc);
+
+    if (u->st != NULL) {
+        (void)sqlite3_reset(u->st);
+        (void)sqlite3_clear_bindings(u->st);
+    }
+    return rc;
+}
+
+static int run(struct use *u)
+{
+    (void)row(u);
+    return end(u);
+}
+
+static uint64_t column_u64(const struct use *u, int i)
+{
+    return (uint64_t)sqlite3_column_int64(u->st, i);
+}
+
+static struct str column(const struct use *u, int i)
+{
+    const void *p = sqlite3_column_blob(u->st, i);
+    int n = sqlite3_column_bytes(u->st, i);
+
+    return (struct str){ p, p != NULL && n > 0 ? (size_t)n : 0 };
+}
+
+/* --- opening --- */
+
+static int pragma(struct table_db *db, const char *sql, int64_t *ret)
+{
+    sqlite3_stmt *st = NULL;
+    int rc = sqlite3_prepare_v2(db->c, sql, -1, &st, NULL);
+
+    if (rc == SQLITE_OK) {
+        rc = sqlite3_step(st);
+    }
+    if (rc == SQLITE_ROW) {
+        *ret = sqlite3_column_int64(st, 0);
+    }
+    rc = failed(db, rc);
+    (void)sqlite3_finalize(st);
+    return rc;
+}
+
+/* What a hostile or damaged file may not make us do, and what we never need. */
+static int harden(struct table_db *db)
+{
+    static const struct {
+        int option;
+        int on;
+    } options[] = {
+        { SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 },
+        { SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0 },
+        { SQLITE_DBCONFIG_DEFENSIVE, 1 },
+        { SQLITE_DBCONFIG_ENABLE_TRIGGER, 0 },
+        { SQLITE_DBCONFIG_ENABLE_VIEW, 0 },
+        { SQLITE_DBCONFIG_DQS_DML, 0 },
+        { SQLITE_DBCONFIG_DQS_DDL, 0 },
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        int rc = sqlite3_db_config(db->c, options[i].option, options[i].on, NULL);
+        if (rc != SQLITE_OK) {
+            return failed(db, rc);
+        }
+    }
+    (void)sqlite3_limit(db->c, SQLITE_LIMIT_LENGTH, VALUE_MAX);
+    (void)sqlite3_limit(db->c, SQLITE_LIMIT_ATTACHED, 0);
+    (void)sqlite3_busy_timeout(db->c, 5000);
+    return exec(db, "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;"
+                    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+                    "PRAGMA journal_size_limit=16777216; PRAGMA cache_size=-1024;");
+}
+
+static int migrate(struct table_db *db, struct err *e)
+{
+    int64_t version = 0;
+    int64_t application = 0;
+    int64_t tables = 0;
+    char sql[96];
+    int rc = pragma(db, "PRAGMA user_version", &version);
+
+    rc = rc != 0 ? rc : pragma(db, "PRAGMA application_id", &application);
+    rc = rc != 0 ? rc : pragma(db, "SELECT count(*) FROM sqlite_schema", &tables);
+    if (rc != 0) {
+        return rc;
+    }
+    if (application != APPLICATION_ID && (application != 0 || tables != 0)) {
+        return err_say(e, -EBADMSG, "it is a database of another program");
+    }
+    if (version > TABLE_DB_VERSION) {
+        return err_say(e, -EPROTONOSUPPORT,
+                       "it has version %lld and this agent knows up to %d: it was written by a "
+                       "newer agent; run that one, or remove the file (the other members have "
+                       "what was in it)",
+                       (long long)version, TABLE_DB_VERSION);
+    }
+    while (rc == 0 && version < TABLE_DB_VERSION) {
+        (void)snprintf(sql, sizeof sql,
+                       "PRAGMA user_version=%lld; PRAGMA application_id=%d; COMMIT",
+                       (long long)version + 1, APPLICATION_ID);
+        rc = exec(db, "BEGIN IMMEDIATE");
+        rc = rc != 0 ? rc : exec(db, migrations[version]);
+        rc = rc != 0 ? rc : exec(db, sql);
+        version++;
+    }
+    return rc;
+}
+
+int table_db_open(const char *dir, struct table_db **ret, struct err *e)
+{
+    char path[4096];
+    struct err why = { .code = 0 };
+    struct table_db *db = mem_zalloc(sizeof *db);
+
+    if (db == NULL) {
+        return err_set(e, -ENOMEM, "open the shared table");
+    }
+    int n = snprintf(path, sizeof path, "%s/table.db", dir);
+    if (n < 0 || (size_t)n >= sizeof path) {
+        mem_free(db);
+        return err_set(e, -ENAMETOOLONG, "open the shared table in '%.80s'", dir);
+    }
+    int rc = failed(
+        db, sqlite3_open_v2(path, &db->c,
+                            SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
+                                SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
+                            NULL));
+    rc = rc != 0 ? rc : harden(db);
+    rc = rc != 0 ? rc : migrate(db, &why);
+    if (rc != 0) {
+        (void)err_say(e, rc, "%s: %s", path, why.code != 0 ? err_text(&why) : err_text(&db->error));
+        table_db_close(db);
+        return rc;
+    }
+    *ret = db;
+    return 0;
+}
+
+struct table_db *table_db_close(struct table_db *db)
+{
+    if (db != NULL) {
+        for (size_t i = 0; i < ST_COUNT_; i++) {
+            (void)sqlite3_finalize(db->st[i]);
+        }
+        (void)sqlite3_close(db->c);
+        mem_free(db);
+    }
+    return NULL;
+}
+
+const char *table_db_error(const struct table_db *db)
+{
+    return err_text(&db->error);
+}
+
+/* --- reading --- */
+
+static int load_streams(struct table_db *db, table_db_each_fn *each, void *arg)
+{
+    struct use u = use(db, ST_STREAMS);
+    int rc = 0;
+
+    while (rc == 0 && row(&u)) {
+        const struct table_record r = { .op = TABLE_STREAM_PUT,
+                                        .stream = column_u64(&u, 0),
+                                        .version = column_u64(&u, 1),
+                                        .kind = (unsigned)column_u64(&u, 2),
+                                        .own = column_u64(&u, 3) != 0,
+                                        .writer = column(&u, 4) };
+        rc = each(arg, &r);
+    }
+    int ended = end(&u);
+    return rc != 0 ? rc : ended;
+}
+
+int table_db_load(struct table_db *db, table_db_each_fn *each, void *arg)
+{
+    int rc = load_streams(db, each, arg);
+    if (rc != 0) {
+        return rc;
+    }
+    struct use u = use(db, ST_ROWS);
+    while (rc == 0 && row(&u)) {
+        const struct table_record r = { .op = TABLE_ROW_PUT,
+                                        .type = (unsigned)column_u64(&u, 0),
+                                        .owner = column(&u, 1),
+                                        .key = column(&u, 2),
+                                        .stream = column_u64(&u, 3),
+                                        .version = column_u64(&u, 4),
+                                        .clock = column_u64(&u, 5),
+                                        .deleted = column_u64(&u, 6) != 0,
+                                        .value = column(&u, 7) };
+        rc = each(arg, &r);
+    }
+    int ended = end(&u);
+    return rc != 0 ? rc : ended;
+}
+
+static int get_life(struct table_db *db, const char *name, int64_t *ret)
+{
+    struct use u = use(db, ST_LIFE_GET);
+
+    bind_text(&u, str_of(name));
+    if (row(&u)) {
+        *ret = sqlite3_column_int64(u.st, 0);
+    }
+    return end(&u);
+}
+
+int table_db_life(struct table_db *db, struct table_db_life *ret)
+{
+    int64_t alone = 0;
+    int rc = get_life(db, "alive_ms", &ret->alive_ms);
+
+    rc = rc != 0 ? rc : get_life(db, "alone", &alone);
+    ret->alone = alone != 0;
+    return rc;
+}
+
+/* --- writing --- */
+
+static int put_stream(struct table_db *db, const struct table_record *r)
+{
+    struct use u = use(db, ST_STREAM_PUT);
+
+    bind_u64(&u, r->stream);
+    bind_u64(&u, r->version);
+    bind_u64(&u, r->kind);
+    bind_u64(&u, r->own);
+    bind_text(&u, r->writer);
+    return run(&u);
+}
+
+static int put_row(struct table_db *db, const struct table_record *r)
+{
+    struct use u = use(db, ST_ROW_PUT);
+
+    bind_u64(&u, r->type);
+    bind_text(&u, r->owner);
+    bind_blob(&u, r->key);
+    bind_u64(&u, r->stream);
+    bind_u64(&u, r->version);
+    bind_u64(&u, r->clock);
+    bind_u64(&u, r->deleted);
+    bind_blob(&u, r->value);
+    return run(&u);
+}
+
+static int apply_one(struct table_db *db, const struct table_record *r)
+{
+    struct use u;
+
+    switch (r->op) {
+    case TABLE_STREAM_PUT:
+        return put_stream(db, r);
+    case TABLE_ROW_PUT:
+        return put_row(db, r);
+    case TABLE_STREAM_DROP:
+        u = use(db, ST_STREAM_DROP);
+        bind_u64(&u, r->stream);
+        return run(&u);
+    case TABLE_ROW_DROP:
+    default:
+        u = use(db, ST_ROW_DROP);
+        bind_u64(&u, r->type);
+        bind_text(&u, r->owner);
+        bind_blob(&u, r->key);
+        return run(&u);
+    }
+}
+
+static int put_life(struct table_db *db, const char *name, int64_t value)
+{
+    struct use u = use(db, ST_LIFE_PUT);
+
+    bind_text(&u, str_of(name));
+    bind_u64(&u, (uint64_t)value);
+    return run(&u);
+}
+
+int table_db_apply(struct table_db *db, const struct table_record *const *records, size_t n,
+                   const struct table_db_life *life)
+{
+    int rc = exec(db, "BEGIN IMMEDIATE");
+
+    for (size_t i = 0; rc == 0 && i < n; i++) {
+        rc = apply_one(db, records[i]);
+    }
+    if (rc == 0 && life != NULL) {
+        rc = put_life(db, "alive_ms", life->alive_ms);
+        rc = rc != 0 ? rc : put_life(db, "alone", life->alone);
+    }
+    rc = rc != 0 ? rc : exec(db, "COMMIT");
+    if (rc != 0 && sqlite3_get_autocommit(db->c) == 0) {
+        (void)sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
+    }
+    return rc;
+}
