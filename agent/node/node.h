@@ -84,6 +84,9 @@ struct node_submit {
      * takes the file over: it is renamed or removed in every case. */
     struct str spool_name;
     uint64_t payload_bytes;
+    struct str payload; /* instead of a file: the bytes themselves; copied */
+    enum run_trigger trigger;
+    int64_t scheduled_us;       /* RUN_TRIGGER_SCHEDULE: the planned time */
     struct str idempotency_key; /* may be empty */
     uint8_t request_hash[32]; /* SHA-256 over method, target and body: tells a repeated request from
                                  another one with the same key */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "agent/node/uv_node_internal.h"
+#include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -116,6 +117,7 @@ static void ended(struct node *n, const struct run *run)
 
     node_metrics_ended(n, run);
     node_remote_ended(n, run);
+    node_triggers_ended(n, run);
     ulid_format(run->id, id);
     log_debug("run %s of '%s' ended: %s (%s)", id, run->job,
               run_state_name((enum run_state)run->state),
@@ -440,6 +442,9 @@ static int make_parts(struct node *n, struct err *e)
     if (n->placements == NULL) {
         return err_set(e, -ENOMEM, "the placements");
     }
+    if ((rc = node_triggers_new(n, k0, k1, e)) != 0) {
+        return rc;
+    }
     if ((rc = node_core_new(&core, &n->core)) != 0) {
         return err_set(e, rc, "the queue");
     }
@@ -549,6 +554,7 @@ static void node_free(struct node *n)
     }
     node_clean_free(n);
     node_peers_free(n);
+    node_triggers_free(n);
     map_release(&n->requests);
     map_release(&n->submits);
     node_docs_release(&n->docs);
@@ -587,6 +593,7 @@ static void images_closed(void *arg)
     loop_timer_close(&n->ping);
     loop_timer_close(&n->sample);
     loop_timer_close(&n->retain);
+    node_triggers_close(n);
     loop_timer_close(&n->peers);
     loop_defer_cancel(&n->settle);
     loop_owner_close(&n->owner);

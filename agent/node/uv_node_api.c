@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "agent/node/uv_node_internal.h"
+#include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -107,6 +108,7 @@ static void on_job_put(void *arg, int status, const struct job *job, bool create
                                 .concurrency = job->policy.concurrency };
         node_feed_job(n, &ev);
         if (changed) {
+            node_triggers_job(n, job);
             log_info("job '%s' is at revision %u", job->name, job->revision);
         }
     }
@@ -146,7 +148,8 @@ void node_job_put(struct node *n, struct str name, struct str document, uint32_t
     }
     q->fn.job = fn;
     int rc = job_parse(document, JOB_REGISTERED, name, NULL, &n->settings, &job, &x->problems, &e);
-    if (rc == 0 && (rc = node_document_check(job, &x->problems, &e)) != 0) {
+    if (rc == 0 && ((rc = node_document_check(job, &x->problems, &e)) != 0 ||
+                    (rc = node_triggers_check(n, job, &x->problems, &e)) != 0)) {
         job = job_free(job);
     }
     if (rc == 0) {
@@ -185,6 +188,7 @@ static void on_deleted(void *arg, int status)
 
     if (status == 0 && !n->closing) {
         node_docs_drop(&n->jobs, str_of(x->job->name));
+        node_triggers_drop(n, str_of(x->job->name));
         telemetry_forget_job(n->metrics, x->job->name);
         log_info("job '%s' is deleted", x->job->name);
     }

@@ -332,7 +332,8 @@ struct node {
     struct node_docs docs; /* by run id */
     struct node_docs jobs; /* by name: the newest revision */
     struct map requests;   /* struct node_request by token */
-    struct map submits;    /* those that wait for the queue to store them, by run id */
+    struct node_triggers *triggers;
+    struct map submits; /* those that wait for the queue to store them, by run id */
     struct list request_list;
     struct list queries;
     size_t queries_len;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "agent/node/uv_node_internal.h"
+#include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -636,6 +637,7 @@ static void on_adopted(void *arg)
     if (!n->ready) {
         n->ready = true;
         node_guests_adopted(n);
+        node_triggers_load(n);
         n->opt.on_ready(n->opt.arg);
         (void)sandbox_client_ready(n->client, "accepting runs");
     }

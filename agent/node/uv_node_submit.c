@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "agent/node/uv_node_internal.h"
+#include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -206,10 +207,15 @@ static void with_document(struct node_request *r, const struct node_submit *s)
     r->id = ulid_next(&n->ids, (uint64_t)(now_us / 1000), sys_random_u64());
     job_make_run(r->doc->job, r->id, now_us, &r->run);
     run_set_text(r->run.entry_node, sizeof r->run.entry_node, str_of(n->settings.node.name));
-    r->run.trigger = RUN_TRIGGER_API;
+    r->run.trigger = (uint8_t)s->trigger;
+    r->run.scheduled_us = s->scheduled_us;
     r->run.payload_bytes = s->payload_bytes;
     memcpy(r->run.request_hash, s->request_hash, sizeof r->run.request_hash);
+    if (r->inline_payload != NULL) {
+        r->run.payload_bytes = r->inline_payload_len;
+    }
     if (r->doc->job->has_payload) {
+        mem_free(r->inline_payload);
         r->inline_payload = TAKE(r->doc->job->payload);
         r->inline_payload_len = r->doc->job->payload_len;
         r->run.payload_bytes = r->inline_payload_len;
@@ -234,7 +240,8 @@ static bool parse_document(struct node_request *r, struct str text, enum job_mod
                               : job_parse(text, mode, base != NULL ? str_of(base->name) : STR(""),
                                           base, &r->node->settings, &job, problems, &e);
 
-    if (rc == 0 && (rc = node_document_check(job, problems, &e)) != 0) {
+    if (rc == 0 && ((rc = node_document_check(job, problems, &e)) != 0 ||
+                    (rc = node_triggers_check(r->node, job, problems, &e)) != 0)) {
         job = job_free(job);
     }
     if (rc == 0) {
@@ -435,6 +442,13 @@ void node_submit(struct node *n, const struct node_submit *s, node_run_fn *fn, v
         REQUIRE(str_copy(r->spool_name, sizeof r->spool_name, s->spool_name) == 0);
     }
     REQUIRE(str_copy(r->key, sizeof r->key, s->idempotency_key) == 0);
+    if (s->payload.n != 0) {
+        r->inline_payload = mem_dup(s->payload.p, s->payload.n);
+        r->inline_payload_len = s->payload.n;
+        if (r->inline_payload == NULL) {
+            node_out_of_memory("a payload");
+        }
+    }
     if (node_admits(n, 0, &error) != NODE_OK) {
         refuse(r, &error);
         return;
