@@ -250,8 +250,9 @@ static int build_send(struct slot *s, const struct run_order *o, struct err *e)
         fd_close(sock[0]);
         return err_set(e, rc, "ask slot %u's spawner", s->box.slot);
     }
-    rc = sandbox_launcher_watch(s->l, &s->job, WATCH_SLOT_BOX, sock[0], s, EPOLLIN);
-    return rc < 0 ? err_set(e, rc, "watch slot %u's sandbox", s->box.slot) : 0;
+    /* Not read before CLONED, which may be late: the spawner can be slower than what it cloned. */
+    s->job = (struct watch){ .kind = WATCH_SLOT_BOX, .fd = sock[0], .owner = s };
+    return 0;
 }
 
 static void home_close(struct slot *s)
@@ -503,6 +504,10 @@ static void slot_cloned(struct slot *s, const struct slot_report *r, int pidfd)
     if (sandbox_launcher_watch(s->l, &s->init, WATCH_SLOT_INIT, pidfd, s, EPOLLIN) < 0) {
         log_error("slot %u: cannot watch its sandbox", s->box.slot);
     }
+    if (s->job.fd >= 0 &&
+        sandbox_launcher_watch(s->l, &s->job, WATCH_SLOT_BOX, s->job.fd, s, EPOLLIN) < 0) {
+        log_error("slot %u: cannot watch its sandbox", s->box.slot);
+    }
     if (s->state == SLOT_DROPPING) {
         (void)syscall(SYS_pidfd_send_signal, s->init.fd, SIGKILL, NULL, 0);
     } else if (s->stop_asked) {
@@ -687,7 +692,7 @@ static bool box_take_report(struct slot *s)
 void sandbox_slot_on_box(struct slot *s)
 {
     sandbox_slot_on_sock(s); /* CLONED comes before what its sandbox says */
-    while (s->job.fd >= 0 && box_take_report(s)) {
+    while (s->cloned && s->job.fd >= 0 && box_take_report(s)) {
     }
 }
 
