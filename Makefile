@@ -7,6 +7,7 @@
 #   make fuzz-smoke                    every fuzz target, FUZZ_RUNS executions each
 #   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
 #   make sim [SIM_ARGS='--seed 7']     thousands of nodes on a virtual clock
+#   make soak SEEDS=100                gossip's scenarios with as many seeds
 #   make system [K=expression]         pytest against build/agent
 #   make static                        structural checks, format, linters
 #   make check                         installs what the tests need, then all of the above (root)
@@ -196,9 +197,30 @@ $(B)/cov/unit/%: $(B)/cov/tests/unit/%.o $(B)/cov/libtest.a $(B)/cov/libagent.a
 # Each tests/sim/sim_*.c is a program; the worlds that they play in are tests/lib/*_world.c.
 SIM := $(patsubst tests/sim/%.c,$(B)/sim/%,$(wildcard tests/sim/sim_*.c))
 SIM_WORLDS := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/lib/*_world.c))
-.PHONY: sim
+.PHONY: sim soak check-sim
 sim: $(SIM)
 	@for s in $^; do $$s $(SIM_ARGS) || exit 1; done
+
+# As many seeds as asked: each prints only what fails.
+SEEDS ?= 20
+soak: $(B)/sim/sim_gossip
+	@for seed in $$(seq 1 $(SEEDS)); do \
+		$< --quick --plain --seed $$seed > $(B)/sim/soak.log || { cat $(B)/sim/soak.log; exit 1; }; \
+	done; echo "ok   soak: $(SEEDS) seeds"
+
+# What both compilers make of it goes the same way, step for step.
+check-sim: $(SIM) $(B)/sim/sim_gossip.clang
+	@$(MAKE) --no-print-directory B=$(B) sim
+	@for seed in 1 2; do \
+		$(B)/sim/sim_gossip --quick --plain --seed $$seed > $(B)/sim/gcc.log && \
+		$(B)/sim/sim_gossip.clang --quick --plain --seed $$seed | diff $(B)/sim/gcc.log - || exit 1; \
+	done; echo "ok   sim: gcc and clang agree"
+
+$(B)/sim/sim_gossip.clang: $(B)/clang/tests/sim/sim_gossip.o \
+		$(patsubst %.c,$(B)/clang/%.o,$(wildcard tests/lib/*_world.c)) \
+		$(patsubst %.c,$(B)/clang/%.o,$(SRC)) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@packaging/link $(CLANG) $(LDFLAGS_static) -o $@ $^ $(LIBS)
 
 $(B)/sim/%: $(B)/obj/tests/sim/%.o $(SIM_WORLDS) $(B)/libagent.a packaging/link
 	@mkdir -p $(@D); echo "  LINK    $@"

@@ -95,22 +95,38 @@ void gossip_changed(struct gossip *g, uint32_t slot, enum gossip_change change,
     }
 }
 
-void gossip_limbo(struct gossip *g, struct gossip_str *s)
+static void forget_views_of(struct gossip *g, const struct gossip_str *s)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < g->fx_len; i++) {
+        if (g->fx[i].member.name.p != s->p && g->fx[i].member.meta.p != s->p) {
+            g->fx[kept] = g->fx[i];
+            g->fx_at[kept++] = g->fx_at[i];
+        }
+    }
+    g->fx_len = kept;
+}
+
+bool gossip_limbo(struct gossip *g, struct gossip_str *s)
 {
     if (s == NULL) {
-        return;
+        return true;
     }
     if (g->limbo_len == g->limbo_cap) {
         size_t cap = g->limbo_cap == 0 ? FX_FIRST : g->limbo_cap * 2;
         struct gossip_str **limbo = mem_realloc(g->limbo, cap * sizeof(*limbo));
         if (limbo == NULL) {
-            g->failed = true; /* kept for ever rather than let go too early */
-            return;
+            g->failed = true;
+            forget_views_of(g, s);
+            gossip_str_put(g->pool, s);
+            return false;
         }
         g->limbo = limbo;
         g->limbo_cap = cap;
     }
     g->limbo[g->limbo_len++] = s;
+    return true;
 }
 
 static void limbo_empty(struct gossip *g)
@@ -325,7 +341,7 @@ static void on_stream(struct gossip *g, const struct gossip_event *ev)
     gossip_bump(g, GOSSIP_C_STREAMS_IN);
     cur_init(&c, ev->bytes.p + (ev->bytes.n != 0), ev->bytes.n - (ev->bytes.n != 0));
     if (type == GOSSIP_PULL) {
-        gossip_on_pull(g, ev->stream, str_slice(ev->bytes, 1, SIZE_MAX), true);
+        gossip_on_pull(g, ev->stream, str_slice(ev->bytes, 1, SIZE_MAX), GOSSIP_X_FREE);
         return;
     }
     if (type == GOSSIP_PING) {
@@ -373,7 +389,7 @@ static void on_reply(struct gossip *g, const struct gossip_event *ev)
         gossip_note(g, GOSSIP_NOTE_PROTOCOL, GOSSIP_NONE, &ev->from);
     }
     if (type == GOSSIP_PULL) {
-        gossip_on_pull(g, 0, str_slice(ev->bytes, 1, SIZE_MAX), false);
+        gossip_on_pull(g, 0, str_slice(ev->bytes, 1, SIZE_MAX), x.kind);
     }
     gossip_exchange_done(g, &x, type == GOSSIP_PULL);
 }
@@ -541,6 +557,11 @@ int gossip_step(struct gossip *g, const struct gossip_event *ev, struct gossip_e
     g->acks_len = 0;
     g->now = ev->now_ms;
     g->now_s = ev->now_s;
+    if (ev->type == GOSSIP_EV_PACKET || ev->type == GOSSIP_EV_STREAM ||
+        ev->type == GOSSIP_EV_REPLY) {
+        g->heard_ms = g->now;
+        g->fails = 0;
+    }
     int rc = on_event(g, ev, wanted);
     gossip_acks_send(g);
     if (g->urgent) {

@@ -81,6 +81,7 @@ struct gossip_cast {
     uint16_t size;       /* bytes of the message */
     uint8_t kind;        /* enum gossip_type */
     uint8_t sent;        /* times; the bucket */
+    uint64_t since_ms;   /* put here */
 };
 
 struct gossip_suspicion {
@@ -209,15 +210,19 @@ struct gossip {
     uint32_t relays_active;
     struct gossip_exchange exchanges[GOSSIP_EXCHANGES];
     uint32_t next_stream;
-    uint32_t tokens;     /* accusations that we may make */
-    uint64_t tokens_ms;  /* last refilled */
-    uint64_t hold_ms;    /* no verdicts before this */
-    uint64_t match_ms;   /* an own node's view was equal */
-    uint64_t changed_ms; /* our view changed */
-    uint64_t pulled_ms;  /* last pull because views differed */
-    uint32_t differs;    /* acks in a row */
+    uint32_t tokens;           /* accusations that we may make */
+    uint64_t tokens_ms;        /* last refilled */
+    uint64_t heard_ms;         /* anything, from anybody */
+    uint32_t fails;            /* of our round's probes, in a row */
+    uint64_t hold_ms;          /* no verdicts before this */
+    uint64_t match_ms;         /* an own node's view was equal */
+    uint64_t changed_ms;       /* our view changed */
+    uint64_t pulled_ms;        /* last pull because views differed */
+    uint32_t differs, matches; /* acks in a row */
+    uint64_t matched_ms;       /* the first of them */
     uint64_t flushed_ms;
     uint64_t bumped_ms;
+    bool hushed; /* what is learned now is known to others: it need not be told */
     bool urgent; /* what was queued in this step goes out at once */
 
     uint64_t probe_at, gossip_at, gossiped_ms, pull_at, reap_at;
@@ -281,8 +286,9 @@ void gossip_note(struct gossip *g, enum gossip_note note, uint32_t slot,
                  const struct gossip_addr *addr);
 void gossip_changed(struct gossip *g, uint32_t slot, enum gossip_change change,
                     enum gossip_state was);
-/* Lets a reference go after the step. */
-void gossip_limbo(struct gossip *g, struct gossip_str *s);
+/* Lets a reference go after the step, since effects may point to it. False: there was no memory for
+ * that; it is gone already, and so are the effects that pointed to it. */
+bool gossip_limbo(struct gossip *g, struct gossip_str *s);
 void gossip_packet_begin(struct gossip *g);
 void gossip_part(struct gossip *g, enum gossip_type type, const struct gossip_msg *m);
 /* Adds what waits in the queue, up to the packet's size, and sends. */
@@ -317,6 +323,8 @@ void gossip_members_release(struct gossip *g);
 void gossip_queue_put(struct gossip *g, uint32_t slot, enum gossip_type kind, uint32_t inc,
                       struct gossip_str *from);
 void gossip_queue_drop(struct gossip *g, uint32_t slot);
+/* Forgets what was put there before: others know it already. Not suspicions. */
+void gossip_queue_expire(struct gossip *g, uint64_t before_ms);
 /* Adds parts to the packet. */
 void gossip_queue_fill(struct gossip *g, size_t room);
 /* A round of gossip. */
@@ -348,6 +356,8 @@ void gossip_confirm(struct gossip *g, uint32_t slot); /* maybe: another suspects
 void gossip_probes_due(struct gossip *g);
 uint64_t gossip_probes_deadline(const struct gossip *g);
 void gossip_stalled(struct gossip *g, uint64_t lag);
+/* Is it rather us that nothing reaches? Said for a minute at most. */
+bool gossip_isolated(const struct gossip *g);
 void gossip_probes_release(struct gossip *g);
 void gossip_hash_put(const struct gossip *g, uint8_t dst[9]);
 
@@ -355,11 +365,14 @@ void gossip_hash_put(const struct gossip *g, uint8_t dst[9]);
 
 void gossip_pull_start(struct gossip *g, enum gossip_exchange_kind kind,
                        const struct gossip_addr *to);
-void gossip_on_pull(struct gossip *g, uint32_t stream, struct str body, bool answer);
+/* kind: of the exchange of ours that this answers; FREE: another's, that is to be answered. */
+void gossip_on_pull(struct gossip *g, uint32_t stream, struct str body,
+                    enum gossip_exchange_kind kind);
 void gossip_pulls_due(struct gossip *g);
 uint64_t gossip_pulls_deadline(const struct gossip *g);
 void gossip_pulls_init(struct gossip *g);
 void gossip_view_differs(struct gossip *g, uint32_t slot);
+void gossip_view_matches(struct gossip *g);
 void gossip_exchange_done(struct gossip *g, const struct gossip_exchange *x, bool good);
 void gossip_settle(struct gossip *g, uint64_t within_ms);
 /* A member was lost, or is there again (or left). */

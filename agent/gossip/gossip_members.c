@@ -135,8 +135,8 @@ static void slot_release(struct gossip *g, uint32_t slot)
     g->peers[slot] = mem_free(g->peers[slot]);
     g->counts[m->state]--;
     index_remove(g, m->name);
-    gossip_limbo(g, m->name);
-    gossip_limbo(g, m->meta);
+    (void)gossip_limbo(g, m->name);
+    (void)gossip_limbo(g, m->meta);
     *m = (struct gossip_member){ .cast = g->free_slot };
     g->free_slot = slot + 1;
 }
@@ -231,7 +231,7 @@ void gossip_member_meta(struct gossip *g, uint32_t slot, struct gossip_str *meta
     if (live(m)) {
         g->foreign -= gossip_is_ours(m) ? 0 : 1;
     }
-    gossip_limbo(g, m->meta);
+    (void)gossip_limbo(g, m->meta);
     m->meta = meta;
     if (live(m)) {
         g->foreign += gossip_is_ours(m) ? 0 : 1;

@@ -14,6 +14,8 @@ enum {
     CONFIRM_PINGS = 4,
     TCP_EARLY_MS = 20, /* the stream gives up so much before the probe, so that its end is known */
     HELPERS_MAX = 8,
+    ISOLATED_FAILS = 3, /* probes in a row to others, and not a sign of life from anybody */
+    ISOLATED_MS = 60000,
     HASH_MAGIC = 0x47,
     HASH_BYTES = 9,
 };
@@ -38,8 +40,7 @@ static void hash_look(struct gossip *g, uint32_t slot, struct str payload)
     }
     gossip_hash_put(g, own);
     if (memcmp(own, payload.p, HASH_BYTES) == 0) {
-        g->match_ms = g->now;
-        g->differs = 0;
+        gossip_view_matches(g);
     } else {
         gossip_view_differs(g, slot);
     }
@@ -165,7 +166,7 @@ static bool target_gone(const struct gossip *g, const struct gossip_probe *p)
 
 static void probe_end(struct gossip *g, struct gossip_probe *p)
 {
-    gossip_limbo(g, p->name);
+    (void)gossip_limbo(g, p->name);
     *p = (struct gossip_probe){ .active = false };
 }
 
@@ -293,9 +294,10 @@ static void probe_failed(struct gossip *g, struct gossip_probe *p)
     }
     gossip_bump(g, GOSSIP_C_PROBES_FAILED);
     if (!confirm) {
+        g->fails++;
         gossip_health_add(g, asked ? missing : 1);
     }
-    if (g->now >= g->hold_ms) {
+    if (g->now >= g->hold_ms && !gossip_isolated(g)) {
         gossip_accuse(g, slot, evidence);
     }
 }
@@ -484,6 +486,13 @@ void gossip_stalled(struct gossip *g, uint64_t lag)
             p->next_ms += p->next_ms != GOSSIP_NEVER ? lag : 0;
         }
     }
+}
+
+bool gossip_isolated(const struct gossip *g)
+{
+    return gossip_live(g) > ISOLATED_FAILS && g->fails >= ISOLATED_FAILS &&
+           g->now - g->heard_ms >= (uint64_t)ISOLATED_FAILS * g->p.probe_interval_ms &&
+           g->now - g->heard_ms < ISOLATED_MS;
 }
 
 void gossip_probes_release(struct gossip *g)

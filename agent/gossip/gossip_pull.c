@@ -13,6 +13,8 @@ enum {
     SETTLE_FIRST_MS = 200,
     SETTLE_MAX_MS = 4000,
     SETTLE_STABLE = 2, /* exchanges in a row that changed nothing */
+    DIFFERS_LEAST = 2, /* acks in a row that tell of another view */
+    MATCHES = 3,       /* equal ones in a row: what made the view is no news any more */
     DIFFERS_MAX = 5,   /* acks in a row after which a view that still moves does not excuse it */
     PULL_REST_MS = 1000,
     ALONE_MS = 1000, /* between two tries while there is nobody else */
@@ -173,8 +175,18 @@ static bool answer_with_view(struct gossip *g, uint32_t stream, bool join)
     return fx != NULL;
 }
 
-void gossip_on_pull(struct gossip *g, uint32_t stream, struct str body, bool answer)
+/* Is what an answer tells known to all but us? So it is when we are new, or catch up: the one who
+ * answered was told before, and tells. Other programs may count on our telling, too. */
+static bool known_to_others(const struct gossip *g, enum gossip_exchange_kind kind)
 {
+    return g->foreign == 0 &&
+           ((kind == GOSSIP_X_JOIN && gossip_live(g) == 1) || kind == GOSSIP_X_SETTLE);
+}
+
+void gossip_on_pull(struct gossip *g, uint32_t stream, struct str body,
+                    enum gossip_exchange_kind kind)
+{
+    bool answer = kind == GOSSIP_X_FREE;
     struct gossip_msg head;
     struct cur c;
 
@@ -192,7 +204,9 @@ void gossip_on_pull(struct gossip *g, uint32_t stream, struct str body, bool ans
         }
     }
     if (good) {
+        g->hushed = known_to_others(g, kind);
         merge(g, c, head.nodes);
+        g->hushed = false;
     }
 }
 
@@ -232,15 +246,31 @@ void gossip_settle(struct gossip *g, uint64_t within_ms)
 void gossip_view_differs(struct gossip *g, uint32_t slot)
 {
     const struct gossip_addr to = gossip_member_addr(&g->m[slot]);
-    bool quiet = g->casts_used == 0 && g->now - g->changed_ms >= 2ULL * g->p.gossip_interval_ms;
+    bool quiet = g->now - g->changed_ms >= g->p.probe_interval_ms;
 
     gossip_bump(g, GOSSIP_C_VIEW_DIFFERS);
+    g->matches = 0;
     g->differs++;
-    if ((quiet || g->differs >= DIFFERS_MAX) &&
+    /* Gossip may be about to tell us: not after the first one. */
+    if (((quiet && g->differs >= DIFFERS_LEAST) || g->differs >= DIFFERS_MAX) &&
         (g->pulled_ms == 0 || g->now - g->pulled_ms >= PULL_REST_MS)) {
         g->pulled_ms = g->now;
         g->differs = 0;
         gossip_pull_start(g, GOSSIP_X_PULL, &to);
+    }
+}
+
+/* Random others know what we know: no need to tell it on. So a thousand nodes that joined at once
+ * are not busy with that for a minute. */
+void gossip_view_matches(struct gossip *g)
+{
+    g->match_ms = g->now;
+    g->differs = 0;
+    if (g->matches++ == 0) {
+        g->matched_ms = g->now;
+    }
+    if (g->matches >= MATCHES && g->foreign == 0 && g->casts_used > 0) {
+        gossip_queue_expire(g, g->matched_ms);
     }
 }
 
@@ -307,7 +337,7 @@ static void periodic_due(struct gossip *g)
 
 static void lost_remove(struct gossip *g, uint32_t i)
 {
-    gossip_limbo(g, g->lost[i].name);
+    (void)gossip_limbo(g, g->lost[i].name);
     g->lost[i] = g->lost[--g->lost_len];
 }
 

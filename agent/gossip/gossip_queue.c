@@ -59,7 +59,7 @@ static void cast_release(struct gossip *g, uint32_t i)
     struct gossip_cast *c = &g->casts[i];
 
     g->m[c->slot].cast = 0;
-    gossip_limbo(g, c->from);
+    (void)gossip_limbo(g, c->from);
     *c = (struct gossip_cast){ .next = g->casts_free, .slot = GOSSIP_NONE };
     g->casts_free = i + 1;
     g->casts_used--;
@@ -121,6 +121,17 @@ void gossip_queue_drop(struct gossip *g, uint32_t slot)
     }
 }
 
+void gossip_queue_expire(struct gossip *g, uint64_t before_ms)
+{
+    for (uint32_t i = 0; i < g->casts_len; i++) {
+        const struct gossip_cast *c = &g->casts[i];
+        if (c->slot != GOSSIP_NONE && c->kind != GOSSIP_MSG_SUSPECT && c->since_ms < before_ms &&
+            c->slot != GOSSIP_SELF) {
+            gossip_queue_drop(g, c->slot);
+        }
+    }
+}
+
 void gossip_queue_put(struct gossip *g, uint32_t slot, enum gossip_type kind, uint32_t inc,
                       struct gossip_str *from)
 {
@@ -140,7 +151,7 @@ void gossip_queue_put(struct gossip *g, uint32_t slot, enum gossip_type kind, ui
     }
     struct gossip_cast *c = &g->casts[i];
     *c = (struct gossip_cast){
-        .from = from, .slot = slot, .incarnation = inc, .kind = (uint8_t)kind
+        .from = from, .slot = slot, .incarnation = inc, .kind = (uint8_t)kind, .since_ms = g->now
     };
     if (from != NULL) {
         from->refs++;

@@ -75,7 +75,7 @@ void gossip_suspicion_end(struct gossip *g, uint32_t slot)
     g->m[last->slot].suspicion = last->index + 1;
     g->m[slot].suspicion = 0;
     for (unsigned i = 0; i < s->accusers_len; i++) {
-        gossip_limbo(g, s->accusers[i]);
+        (void)gossip_limbo(g, s->accusers[i]);
     }
     mem_free(s);
 }
@@ -177,9 +177,10 @@ void gossip_suspicions_due(struct gossip *g)
 
     while ((n = heap_min(&g->suspicions)) != NULL && n->key <= g->now) {
         struct gossip_suspicion *s = CONTAINER_OF(n, struct gossip_suspicion, node);
-        if (g->now < g->hold_ms) {
+        if (g->now < g->hold_ms || gossip_isolated(g)) {
             /* We were away ourselves: what was said meanwhile has to be heard first. */
-            heap_update(&g->suspicions, n, g->hold_ms + gossip_jitter(g, 100));
+            uint64_t again = g->hold_ms > g->now ? g->hold_ms : g->now + g->p.probe_interval_ms;
+            heap_update(&g->suspicions, n, again + gossip_jitter(g, 100));
             continue;
         }
         const struct gossip_msg m = { .node = gossip_str_of(g->m[s->slot].name),
@@ -335,7 +336,11 @@ static void alive_take(struct gossip *g, uint32_t slot, const struct gossip_msg 
         m->rtt = 0;
     }
     gossip_member_state(g, slot, GOSSIP_ALIVE, a->incarnation);
-    gossip_queue_put(g, slot, GOSSIP_MSG_ALIVE, a->incarnation, NULL);
+    if (!g->hushed) {
+        gossip_queue_put(g, slot, GOSSIP_MSG_ALIVE, a->incarnation, NULL);
+    } else {
+        gossip_queue_drop(g, slot); /* an older word */
+    }
     if (was == GOSSIP_DEAD || was == GOSSIP_LEFT) {
         g->joined_since++;
         gossip_lost_drop(g, gossip_str_of(m->name));
@@ -418,8 +423,7 @@ static struct gossip_str *sayer(struct gossip *g, const struct gossip_msg *m)
 {
     struct gossip_str *s = gossip_str_get(g->pool, m->from);
     g->failed = g->failed || s == NULL;
-    gossip_limbo(g, s);
-    return s;
+    return gossip_limbo(g, s) ? s : NULL;
 }
 
 static void confirm(struct gossip *g, uint32_t slot, const struct gossip_msg *m)

@@ -21,6 +21,7 @@ STATIC = [(n, "check-" + n, None) for n in (
 SIDE_BY_SIDE = [
     ("unit", "unit", "unit.json"),
     ("fuzz", "fuzz-smoke", "fuzz.json"),
+    ("sim", "check-sim", None),
     ("vm", "check-vm", "vm.json"),
     ("clang", "check-clang", None),
     *STATIC,
