@@ -2,14 +2,15 @@
 
 #include <errno.h>
 
+#include "common/egress.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
 
 _Static_assert(LOG_ERROR == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "log.level");
 _Static_assert(LOG_TEXT == 0 && LOG_JSON == 1, "log.format");
-_Static_assert(SETTINGS_NETWORK_HOST == 1 && SETTINGS_PROFILE_LOCAL == 2 &&
-                   SETTINGS_POLICY_RANDOM == 3,
+_Static_assert(SETTINGS_NETWORK_HOST == 1 && SETTINGS_NETWORK_NAT == 2 &&
+                   SETTINGS_PROFILE_LOCAL == 2 && SETTINGS_POLICY_RANDOM == 3,
                "choices");
 
 void settings_defaults(struct settings *s)
@@ -181,6 +182,56 @@ static int check_limits(const struct settings *s, struct err *e)
     return 0;
 }
 
+static int check_pool(const char *key, const char *text, uint8_t kind, unsigned min, unsigned max,
+                      struct err *e)
+{
+    struct egress_net net;
+    int r = egress_net_parse(str_of(text), &net, e);
+
+    if (r != 0) {
+        (void)err_prefix(e, "sandbox.%s = %s", key, text);
+        return r;
+    }
+    if (net.kind != kind || net.prefix < min || net.prefix > max) {
+        return err_say(e, -EINVAL,
+                       "sandbox.%s = %s is not an IPv%d network with a prefix of %u to %u", key,
+                       text, kind == EGRESS_IP4 ? 4 : 6, min, max);
+    }
+    return 0;
+}
+
+static int check_network(const struct settings_sandbox *b, struct err *e)
+{
+    struct str rest = str_of(b->nat_closed);
+    struct str piece;
+    struct egress_rule rule;
+    int r = check_pool("nat_pool4", b->nat_pool4, EGRESS_IP4, 8, 31, e);
+
+    if (r == 0 && strcmp(b->nat_pool6, "auto") != 0 && strcmp(b->nat_pool6, "none") != 0) {
+        r = check_pool("nat_pool6", b->nat_pool6, EGRESS_IP6, 16, 112, e);
+    }
+    if (r == 0 && b->network == SETTINGS_NETWORK_NAT && !b->allow_nat) {
+        r = err_say(e, -EINVAL, "sandbox.network = nat needs sandbox.allow_nat = yes");
+    }
+    while (r == 0 && str_split(&rest, ',', &piece)) {
+        r = egress_net_parse(piece, &rule.net, e);
+        if (r != 0) {
+            (void)err_prefix(e, "sandbox.nat_closed: '%.*s'", STR_ARG(piece));
+        }
+    }
+    rest = str_of(b->nat_open);
+    while (r == 0 && str_split(&rest, ',', &piece)) {
+        r = egress_parse(piece, &rule, e);
+        if (r == 0 && rule.net.kind == EGRESS_NAME) {
+            r = err_say(e, -EINVAL, "takes addresses, no names");
+        }
+        if (r != 0) {
+            (void)err_prefix(e, "sandbox.nat_open: '%.*s'", STR_ARG(piece));
+        }
+    }
+    return r;
+}
+
 int settings_check(const struct settings *s, struct err *e)
 {
     int r = check_node(&s->node, e);
@@ -189,6 +240,9 @@ int settings_check(const struct settings *s, struct err *e)
     }
     if (r == 0) {
         r = check_exposure(s, e);
+    }
+    if (r == 0) {
+        r = check_network(&s->sandbox, e);
     }
     return r == 0 ? check_limits(s, e) : r;
 }

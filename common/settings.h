@@ -23,7 +23,7 @@ enum {
     SETTINGS_LIST_MAX = 4096, /* comma lists */
 };
 
-enum settings_network { SETTINGS_NETWORK_NONE, SETTINGS_NETWORK_HOST };
+enum settings_network { SETTINGS_NETWORK_NONE, SETTINGS_NETWORK_HOST, SETTINGS_NETWORK_NAT };
 enum settings_profile { SETTINGS_PROFILE_LAN, SETTINGS_PROFILE_WAN, SETTINGS_PROFILE_LOCAL };
 enum settings_policy {
     SETTINGS_POLICY_LEARNED,
@@ -99,6 +99,12 @@ struct settings_routing {
 struct settings_sandbox {
     unsigned network; /* enum settings_network: the default of a job */
     bool allow_host_network;
+    bool allow_nat;
+    bool nat_forwarding;                /* may the agent make this machine forward packets? */
+    char nat_pool4[SETTINGS_TEXT_MAX];  /* network of the slots */
+    char nat_pool6[SETTINGS_TEXT_MAX];  /* network, "auto" or "none" */
+    char nat_closed[SETTINGS_LIST_MAX]; /* networks: closed beside the built-in list */
+    char nat_open[SETTINGS_LIST_MAX];   /* destinations: open though closed, or this machine's */
     uint64_t uid_base;
     uint64_t cpus_milli; /* default limit of a job; 0: none */
     uint64_t memory;     /* default limit of a job */

@@ -17,7 +17,7 @@
 /* NOLINTEND(bugprone-macro-parentheses) */
 
 /* The values of the enums in settings.h, and of log.h's. */
-static const char *const networks[] = { "none", "host", NULL };
+static const char *const networks[] = { "none", "host", "nat", NULL };
 static const char *const profiles[] = { "lan", "wan", "local", NULL };
 static const char *const policies[] = { "learned", "least-loaded", "power-of-two", "random", NULL };
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
@@ -188,6 +188,31 @@ static const struct conf_key keys[] = {
       .help =
           "May a job ask for the machine's network? Needs auth.tokens_file: a job could otherwise call\n"
           "this API." },
+    { AT(sandbox, allow_nat), .key = "allow_nat", .type = CONF_BOOL, .def = "yes",
+      .help =
+          "May a job ask for a network of its own, from which it reaches others (network nat)? Needs\n"
+          "nf_tables, veth and forwarding: see agent doctor." },
+    { AT(sandbox, nat_forwarding), .key = "nat_forwarding", .type = CONF_BOOL, .def = "no",
+      .help =
+          "May the agent switch forwarding (net.ipv4.ip_forward, and of IPv6) on when a job wants the\n"
+          "network and it is off? Then the agent's own jobs are forwarded, everything else is dropped\n"
+          "as before, and it is switched off again at the end. no: jobs with network nat fail instead." },
+    { AT(sandbox, nat_pool4), .key = "nat_pool4", .type = CONF_TEXT, .def = "10.203.0.0/16",
+      .help =
+          "Private IPv4 network for the slots, two addresses each: a prefix of 8 to 31, used by nothing\n"
+          "but agents. This node takes a part of it that follows from node.data_dir." },
+    { AT(sandbox, nat_pool6), .key = "nat_pool6", .type = CONF_TEXT, .def = "auto",
+      .help =
+          "Private IPv6 network for the slots: a prefix of 16 to 112. auto: a unique local /48 made from\n"
+          "the machine's id. none: no IPv6." },
+    { AT(sandbox, nat_closed), .key = "nat_closed", .type = CONF_LIST, .def = "",
+      .help =
+          "Networks that jobs never reach, such as 10.0.0.0/8,2001:db8::/32, beside what is always closed:\n"
+          "this machine, other jobs, link-local and multicast addresses, the clouds' metadata services." },
+    { AT(sandbox, nat_open), .key = "nat_open", .type = CONF_LIST, .def = "",
+      .help =
+          "Destinations that jobs may reach although they are closed or this machine's own, such as\n"
+          "192.0.2.7:5432 (a job's own egress list still counts). Never the agent's own ports." },
     { AT(sandbox, uid_base), .key = "uid_base", .type = CONF_INT, .def = "1879048192", .min = 65536,
       .max = 4026531840,
       .help = "The first of the user and group ids that sandboxes are mapped to, 65536 per slot." },

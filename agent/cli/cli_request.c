@@ -62,8 +62,8 @@ static const struct {
     { "workdir", "workdir", AS_TEXT }, { "user", "user", AS_TEXT },
 };
 
-static const char *const other_image_flags[] = { "env",     "label",       "require",
-                                                 "retries", "retry-delay", "entrypoint" };
+static const char *const other_image_flags[] = { "env",         "label",      "require", "retries",
+                                                 "retry-delay", "entrypoint", "egress" };
 
 const char *cli_submit_image_flag(const struct cli_args *a)
 {
@@ -181,13 +181,19 @@ static void write_lists(struct json_w *w, const struct cli_args *a)
         }
         json_w_end(w);
     }
-    if (cli_args_has(a, "require")) {
-        json_w_key(w, "require");
+    static const char *const repeated[] = { "require", "egress" };
+    for (size_t k = 0; k < ARRAY_LEN(repeated); k++) {
+        if (!cli_args_has(a, repeated[k])) {
+            continue;
+        }
+        json_w_key(w, repeated[k]);
         json_w_arr(w);
         size_t i = 0;
         const char *value;
-        while ((value = cli_args_next(a, "require", &i)) != NULL) {
-            json_w_cstr(w, value);
+        while ((value = cli_args_next(a, repeated[k], &i)) != NULL) {
+            if (value[0] != '\0') { /* --egress '': nothing at all */
+                json_w_cstr(w, value);
+            }
         }
         json_w_end(w);
     }

@@ -140,6 +140,20 @@ static void run_limits(struct cli_view *v, const struct json *limits)
     row(v, "limits", buf_str(&b));
 }
 
+static void run_network(struct cli_view *v, const struct json *r)
+{
+    AUTO_BUF struct buf b = BUF_INIT(1024);
+    if (cli_json_num(r, "network_rx_packets") <= 0 && cli_json_num(r, "network_tx_packets") <= 0) {
+        return;
+    }
+    (void)buf_adds(&b, "received ");
+    cli_text_bytes(&b, cli_json_num(r, "network_rx_bytes"));
+    (void)buf_addf(&b, " in %.0f packets, sent ", cli_json_num(r, "network_rx_packets"));
+    cli_text_bytes(&b, cli_json_num(r, "network_tx_bytes"));
+    (void)buf_addf(&b, " in %.0f", cli_json_num(r, "network_tx_packets"));
+    row(v, "network", buf_str(&b));
+}
+
 static void run_resources(struct cli_view *v, const struct json *r)
 {
     if (r == NULL || r->type != JSON_OBJECT) {
@@ -185,6 +199,7 @@ static void run_resources(struct cli_view *v, const struct json *r)
     (void)buf_addf(&b, " in %.0f, from %.0f samples", cli_json_num(r, "io_write_ops"),
                    cli_json_num(r, "samples"));
     row(v, "block I/O", buf_str(&b));
+    run_network(v, r);
 }
 
 static void run_state(struct cli_view *v, const struct json *run)

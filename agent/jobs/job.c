@@ -135,6 +135,7 @@ struct job *job_free(struct job *j)
         job_list_release(&j->command);
         job_list_release(&j->env);
         job_list_release(&j->require);
+        job_list_release(&j->egress);
         mem_free(j->workdir);
         mem_free(j->user);
         mem_free(j->triggers);
@@ -152,7 +153,7 @@ struct job *job_dup(const struct job *j)
     if (d == NULL) {
         return NULL;
     }
-    d->entrypoint = d->command = d->env = d->require = (struct job_list){ 0 };
+    d->entrypoint = d->command = d->env = d->require = d->egress = (struct job_list){ 0 };
     d->workdir = j->workdir != NULL ? mem_strdup(j->workdir) : NULL;
     d->user = j->user != NULL ? mem_strdup(j->user) : NULL;
     d->triggers = j->triggers != NULL ? mem_strdup(j->triggers) : NULL;
@@ -164,7 +165,8 @@ struct job *job_dup(const struct job *j)
         (d->triggers == NULL) != (j->triggers == NULL) ||
         (d->callbacks == NULL) != (j->callbacks == NULL) ||
         list_dup(&j->entrypoint, &d->entrypoint) != 0 || list_dup(&j->command, &d->command) != 0 ||
-        list_dup(&j->env, &d->env) != 0 || list_dup(&j->require, &d->require) != 0) {
+        list_dup(&j->env, &d->env) != 0 || list_dup(&j->require, &d->require) != 0 ||
+        list_dup(&j->egress, &d->egress) != 0) {
         return job_free(d);
     }
     return d;
@@ -229,7 +231,7 @@ static void w_retries(struct json_w *w, const struct job *j)
 
 static void w_limits(struct json_w *w, const struct run_limits *l)
 {
-    json_kv_cstr(w, "network", l->network == RUN_NETWORK_HOST ? "host" : "none");
+    json_kv_cstr(w, "network", run_network_name((enum run_network)l->network));
     job_w_milli(w, "timeout", l->timeout_ms);
     job_w_milli(w, "grace", l->grace_ms);
     json_kv_u64(w, "memory", l->memory_bytes);
@@ -262,6 +264,9 @@ void job_to_json(struct json_w *w, const struct job *j)
         w_signal(w, j->stop_signal);
     }
     w_limits(w, &j->limits);
+    if (j->has_egress) {
+        w_list(w, "egress", &j->egress);
+    }
     w_retries(w, j);
     if (j->policy.queue_timeout_ms != 0) {
         job_w_milli(w, "queue_timeout", j->policy.queue_timeout_ms);

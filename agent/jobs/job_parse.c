@@ -28,6 +28,7 @@ enum {
 struct bounds {
     bool none;
     bool host_network;
+    bool nat;
     uint64_t memory_max;
     uint64_t disk_max;
     uint64_t timeout_max_ms; /* 0: none */
@@ -408,12 +409,22 @@ static void f_stop_signal(struct parse *p, const struct json *v)
 
 static void f_network(struct parse *p, const struct json *v)
 {
-    int i = get_choice(p, "network", v, "none", "host");
+    struct job_problem bad;
 
-    if (i == 1 && !p->bounds.host_network) {
-        problem(p, "network", "\"host\" is switched off here (sandbox.allow_host_network)");
-    } else if (i >= 0) {
-        p->j->limits.network = i == 1 ? RUN_NETWORK_HOST : RUN_NETWORK_NONE;
+    if (job_parse_network(v, p->bounds.host_network, p->bounds.nat, p->j, &bad) != 0) {
+        problem(p, bad.field, "%s", bad.detail);
+    }
+}
+
+static void f_egress(struct parse *p, const struct json *v)
+{
+    struct job_problem bad;
+    int r = job_parse_egress(v, p->j, &bad);
+
+    if (r == -EINVAL) {
+        problem(p, bad.field, "%s", bad.detail);
+    } else if (r != 0) {
+        p->r = r;
     }
 }
 
@@ -743,6 +754,7 @@ static const struct field job_fields[] = {
     { "user", f_user, M_ALL },
     { "stop_signal", f_stop_signal, M_ALL },
     { "network", f_network, M_ALL },
+    { "egress", f_egress, M_ALL },
     { "timeout", f_timeout, M_ALL },
     { "grace", f_grace, M_ALL },
     { "queue_timeout", f_queue_timeout, M_ALL },
@@ -817,6 +829,8 @@ static void defaults(struct job *j, const struct settings_sandbox *s)
     };
     if (s->network == SETTINGS_NETWORK_HOST && s->allow_host_network) {
         j->limits.network = RUN_NETWORK_HOST;
+    } else if (s->network == SETTINGS_NETWORK_NAT && s->allow_nat) {
+        j->limits.network = RUN_NETWORK_NAT;
     }
 }
 
@@ -826,6 +840,7 @@ static struct bounds bounds_of(const struct settings *s)
 
     return (struct bounds){
         .host_network = s->sandbox.allow_host_network,
+        .nat = s->sandbox.allow_nat,
         .memory_max = memory != 0 ? memory : INT64_MAX,
         .disk_max = s->sandbox.disk_bytes,
         .timeout_max_ms = s->sandbox.timeout_max_ms,
@@ -846,6 +861,9 @@ static void check_whole(struct parse *p)
     }
     if (p->j->image[0] == '\0' && !image_named) {
         problem(p, "image", "is missing");
+    }
+    if (p->j->has_egress && p->j->limits.network != RUN_NETWORK_NAT && p->problems->n == 0) {
+        problem(p, "egress", "is only for \"network\": \"nat\"");
     }
     if (p->j->has_entrypoint && p->j->entrypoint.n == 0 && p->j->has_command &&
         p->j->command.n == 0) {
@@ -961,7 +979,7 @@ int job_parse_stored(struct str text, struct job **ret_job, struct err *e)
         return err_set(e, -ENOMEM, "job document");
     }
     struct parse p = {
-        .bounds = { .none = true, .host_network = true },
+        .bounds = { .none = true, .host_network = true, .nat = true },
         .problems = &problems,
         .mode = named ? JOB_REGISTERED : JOB_ONE_OFF,
         .name = name,

@@ -21,6 +21,12 @@ void job_list_release(struct job_list *l);
 /* Adds or replaces; keeps the list sorted by name. -ENOMEM. */
 int job_env_set(struct job_list *env, struct str name, struct str value);
 
+/* Members of a document (job_parse_network.c), into *j. -EINVAL: *ret says what is wrong. -ENOMEM.
+ */
+int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct job *j,
+                      struct job_problem *ret);
+int job_parse_egress(const struct json *v, struct job *j, struct job_problem *ret);
+
 /* "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0: not a signal. */
 int job_signal_parse(struct str s);
 

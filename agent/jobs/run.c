@@ -167,6 +167,17 @@ const char *run_start_name(enum run_start s)
     return run_starts[s];
 }
 
+const char *run_network_name(enum run_network n)
+{
+    static const char *const names[] = {
+        [RUN_NETWORK_NONE] = "none",
+        [RUN_NETWORK_HOST] = "host",
+        [RUN_NETWORK_NAT] = "nat",
+    };
+
+    return (unsigned)n < RUN_NETWORK_COUNT ? names[n] : "none";
+}
+
 const char *run_peak_name(enum run_peak p)
 {
     REQUIRE(p < RUN_PEAK_COUNT);

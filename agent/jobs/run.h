@@ -96,7 +96,7 @@ enum run_start {
     RUN_START_WARM,
     RUN_START_COUNT
 };
-enum run_network { RUN_NETWORK_NONE, RUN_NETWORK_HOST, RUN_NETWORK_COUNT };
+enum run_network { RUN_NETWORK_NONE, RUN_NETWORK_HOST, RUN_NETWORK_NAT, RUN_NETWORK_COUNT };
 enum run_peak { RUN_PEAK_NONE, RUN_PEAK_KERNEL, RUN_PEAK_SAMPLED, RUN_PEAK_COUNT };
 
 /* The limits in force for this run. */
@@ -132,6 +132,8 @@ struct run_usage {
     uint64_t memory_peak_bytes, memory_mean_bytes;
     uint64_t io_read_bytes, io_write_bytes, io_read_ops, io_write_ops;
     uint64_t oom_kills;
+    /* Of its own network; 0 on the machine's, which nobody can tell apart. */
+    uint64_t network_rx_bytes, network_tx_bytes, network_rx_packets, network_tx_packets;
 };
 
 struct run {
@@ -193,6 +195,7 @@ const char *run_reason_name(enum run_reason r);   /* "oom"; RUN_REASON_NONE: "no
 const char *run_trigger_name(enum run_trigger t); /* "api" */
 const char *run_start_name(enum run_start s);     /* "cold"; RUN_START_NONE: "none" */
 const char *run_peak_name(enum run_peak p);       /* "kernel" */
+const char *run_network_name(enum run_network n); /* "nat" */
 /* -EINVAL. */
 int run_state_parse(struct str s, enum run_state *ret);
 /* "failed,timed_out" to a set of BIT(state). "" is the empty set. -EINVAL names the bad one. */

@@ -57,7 +57,7 @@ static void w_limits(struct json_w *w, const struct run_limits *l)
     json_kv_u64(w, "disk_bytes", l->disk_bytes);
     job_w_milli(w, "timeout_seconds", l->timeout_ms);
     job_w_milli(w, "grace_seconds", l->grace_ms);
-    json_kv_cstr(w, "network", l->network == RUN_NETWORK_HOST ? "host" : "none");
+    json_kv_cstr(w, "network", run_network_name((enum run_network)l->network));
     json_kv_cstr(w, "output_overflow", l->output_truncate ? "truncate" : "fail");
     json_w_end(w);
 }
@@ -81,6 +81,10 @@ static void w_usage(struct json_w *w, const struct run_usage *u)
     json_kv_u64(w, "io_write_bytes", u->io_write_bytes);
     json_kv_u64(w, "io_read_ops", u->io_read_ops);
     json_kv_u64(w, "io_write_ops", u->io_write_ops);
+    json_kv_u64(w, "network_rx_bytes", u->network_rx_bytes);
+    json_kv_u64(w, "network_tx_bytes", u->network_tx_bytes);
+    json_kv_u64(w, "network_rx_packets", u->network_rx_packets);
+    json_kv_u64(w, "network_tx_packets", u->network_tx_packets);
     json_kv_u64(w, "oom_kills", u->oom_kills);
     json_kv_u64(w, "samples", u->samples);
     json_w_end(w);
@@ -326,7 +330,7 @@ static const char *name_peak(unsigned i)
 }
 static const char *name_network(unsigned i)
 {
-    return i == RUN_NETWORK_HOST ? "host" : "none";
+    return run_network_name((enum run_network)i);
 }
 static const char *name_overflow(unsigned i)
 {
@@ -396,6 +400,10 @@ static void r_usage(struct reader *up, struct run_usage *u)
     u->io_write_bytes = r_u64(&rd, "io_write_bytes", INT64_MAX);
     u->io_read_ops = r_u64(&rd, "io_read_ops", INT64_MAX);
     u->io_write_ops = r_u64(&rd, "io_write_ops", INT64_MAX);
+    u->network_rx_bytes = r_u64(&rd, "network_rx_bytes", INT64_MAX);
+    u->network_tx_bytes = r_u64(&rd, "network_tx_bytes", INT64_MAX);
+    u->network_rx_packets = r_u64(&rd, "network_rx_packets", INT64_MAX);
+    u->network_tx_packets = r_u64(&rd, "network_tx_packets", INT64_MAX);
     u->oom_kills = r_u64(&rd, "oom_kills", INT64_MAX);
     u->samples = r_u32(&rd, "samples");
     up->r = rd.r;

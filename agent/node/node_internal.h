@@ -169,6 +169,7 @@ struct node_spec {
     struct image_strv argv;
     struct image_strv env;
     struct digest *layers;
+    struct egress_net *egress;
     char hostname[32];
 };
 

@@ -148,6 +148,11 @@ static int stop_signal(const struct node_spec_input *in)
 
 static void limits_make(const struct node_spec_input *in, struct sandbox_limits *l)
 {
+    static const enum sandbox_network networks[] = {
+        [RUN_NETWORK_NONE] = SANDBOX_NETWORK_NONE,
+        [RUN_NETWORK_HOST] = SANDBOX_NETWORK_HOST,
+        [RUN_NETWORK_NAT] = SANDBOX_NETWORK_NAT,
+    };
     const struct run_limits *r = &in->run->limits;
 
     sandbox_limits_default(&in->settings->sandbox, l);
@@ -158,7 +163,35 @@ static void limits_make(const struct node_spec_input *in, struct sandbox_limits 
     l->timeout_ms = r->timeout_ms;
     l->grace_ms = r->grace_ms;
     l->output_truncate = r->output_truncate != 0;
-    l->network = r->network == RUN_NETWORK_HOST ? SANDBOX_NETWORK_HOST : SANDBOX_NETWORK_NONE;
+    l->network = networks[r->network < RUN_NETWORK_COUNT ? r->network : RUN_NETWORK_NONE];
+}
+
+/* The destinations that the job gives as addresses; those of names come with each answer that the
+ * run's resolver gives (uv_node_dns.c). */
+static int egress_make(const struct node_spec_input *in, struct node_spec *s, struct err *e)
+{
+    const struct job_list *list = &in->job->egress;
+
+    if (in->run->limits.network != RUN_NETWORK_NAT || !in->job->has_egress) {
+        return 0;
+    }
+    s->spec.egress.limited = true;
+    s->egress = mem_calloc(list->n + 1, sizeof s->egress[0]);
+    if (s->egress == NULL) {
+        return err_set(e, -ENOMEM, "the run's destinations");
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        struct egress_rule rule;
+        int rc = egress_parse(str_of(list->v[i]), &rule, e);
+        if (rc != 0) {
+            return err_prefix(e, "egress[%zu]", i);
+        }
+        if (rule.net.kind != EGRESS_NAME) {
+            s->egress[s->spec.egress.nets_len++] = rule.net;
+        }
+    }
+    s->spec.egress.nets = s->egress;
+    return 0;
 }
 
 /* "run-" and the end of the id: different for every run, valid as a host name. */
@@ -213,7 +246,8 @@ int node_spec_make(const struct node_spec_input *in, struct node_spec *ret, stru
         .payload = in->run->payload_bytes != 0,
     };
     limits_make(in, &ret->spec.limits);
-    rc = sandbox_spec_check(&ret->spec, e);
+    rc = egress_make(in, ret, e);
+    rc = rc != 0 ? rc : sandbox_spec_check(&ret->spec, e);
     if (rc != 0) {
         node_spec_release(ret);
     }
@@ -225,6 +259,7 @@ void node_spec_release(struct node_spec *s)
     image_strv_release(&s->argv);
     image_strv_release(&s->env);
     s->layers = mem_free(s->layers);
+    s->egress = mem_free(s->egress);
 }
 
 static void usage_of(const struct sandbox_result *r, const struct telemetry_totals *t,
@@ -259,6 +294,10 @@ static void usage_of(const struct sandbox_result *r, const struct telemetry_tota
     u->io_write_bytes = t->io_write_bytes;
     u->io_read_ops = t->io_read_ops;
     u->io_write_ops = t->io_write_ops;
+    u->network_rx_bytes = t->net_rx_bytes;
+    u->network_tx_bytes = t->net_tx_bytes;
+    u->network_rx_packets = t->net_rx_packets;
+    u->network_tx_packets = t->net_tx_packets;
     u->oom_kills = t->oom_kills;
 }
 

@@ -485,6 +485,8 @@ static void sample_write(struct json_w *w, const struct telemetry_sample *s)
     json_kv_u64(w, "io_write_bytes", s->io_write_bytes);
     json_kv_u64(w, "io_read_ops", s->io_read_ops);
     json_kv_u64(w, "io_write_ops", s->io_write_ops);
+    json_kv_u64(w, "network_rx_bytes", s->net_rx_bytes);
+    json_kv_u64(w, "network_tx_bytes", s->net_tx_bytes);
     json_kv_u64(w, "pids", s->pids);
     json_w_end(w);
 }

@@ -20,6 +20,7 @@
 #include "agent/telemetry/telemetry.h"
 #include "common/buf.h"
 #include "common/digest.h"
+#include "common/egress.h"
 #include "common/err.h"
 #include "common/ids.h"
 #include "common/settings.h"
@@ -34,12 +35,22 @@ enum {
     SANDBOX_SLOTS_MAX = 4096,
     SANDBOX_ENV_NAME_MAX = 256,
     SANDBOX_KEEP_MAX = 8 * 1024 * 1024, /* bytes of a list of layers to keep */
+    SANDBOX_EGRESS_MAX = 512,           /* destinations of a run, names resolved */
 };
 
 /* ---- what to run ------------------------------------------------------------------------------
  */
 
-enum sandbox_network { SANDBOX_NETWORK_NONE, SANDBOX_NETWORK_HOST };
+/* Pinned: in specs and in the launcher's files. */
+enum sandbox_network { SANDBOX_NETWORK_NONE, SANDBOX_NETWORK_HOST, SANDBOX_NETWORK_NAT };
+
+/* What a sandbox on SANDBOX_NETWORK_NAT may reach, names already resolved. Closed to every sandbox
+ * whatever it says: README.md, "Network". */
+struct sandbox_egress {
+    bool limited; /* false: everything that is not closed; then no nets */
+    const struct egress_net *nets;
+    size_t nets_len; /* at most SANDBOX_EGRESS_MAX */
+};
 
 struct sandbox_limits {
     uint64_t memory_bytes; /* 1 MiB or more */
@@ -75,6 +86,7 @@ struct sandbox_spec {
     size_t layers_len;
     bool payload; /* spool/<run> is the payload: stdin and /run/agent/payload */
     struct sandbox_limits limits;
+    struct sandbox_egress egress; /* all zero unless limits.network is NAT */
 };
 
 /* Ranges and lengths as above. -EINVAL with the sentence. */

@@ -7,11 +7,22 @@
 
 #include "agent/sandbox/sandbox.h"
 #include "agent/sandbox/sandbox_msg.h"
+#include "common/cur.h"
 
 uint64_t sandbox_checksum(const void *p, size_t n);
 /* text, cut to fit. */
 void sandbox_text(char dst[SANDBOX_TEXT_MAX], const char *text);
 void sandbox_put_le(uint8_t *p, uint64_t v, size_t bytes);
+
+/* ---- destinations ------------------------------------------------------------------------------
+ */
+
+/* -EINVAL with the sentence. */
+int sandbox_egress_check(const struct sandbox_egress *g, struct err *e);
+void sandbox_egress_encode(const struct sandbox_egress *g, struct buf *out);
+/* Lengths only: the check comes after. c fails on what is broken; ret->nets is the caller's to free
+ * with mem_free(). -ENOMEM. */
+int sandbox_egress_decode(struct cur *c, struct sandbox_egress *ret);
 
 /* ---- the plan: what the set-up process does, in order, in its new mount namespace ---------------
  */
@@ -168,6 +179,7 @@ struct sandbox_state {
     uint64_t setup_us;
     uint32_t kind;
     bool peak_was_reset;
+    bool nat; /* it has a network of its own */
     struct telemetry_reading base;
     uint32_t layers_len;
     struct digest layers[SANDBOX_LAYERS_MAX];

@@ -119,7 +119,7 @@ size_t sandbox_state_encode(const struct sandbox_state *s, uint8_t dst[STATE_MAX
         (uint64_t)s->started_wall_us,
         s->setup_us,
         s->kind,
-        s->peak_was_reset ? 1 : 0,
+        (s->peak_was_reset ? 1u : 0u) | (s->nat ? 2u : 0u),
         s->layers_len,
     };
     size_t at = 0;
@@ -157,7 +157,9 @@ int sandbox_state_decode(const void *p, size_t n, struct sandbox_state *ret)
     s.started_wall_us = (int64_t)cur_le64(&c);
     s.setup_us = cur_le64(&c);
     s.kind = (uint32_t)cur_le64(&c);
-    s.peak_was_reset = cur_le64(&c) == 1;
+    uint64_t flags = cur_le64(&c);
+    s.peak_was_reset = (flags & 1) != 0;
+    s.nat = (flags & 2) != 0;
     uint64_t layers = cur_le64(&c);
     cur_copy(&c, s.boot_id, 36);
     cur_skip(&c, 4);

@@ -51,11 +51,15 @@ static const struct {
 void sandbox_reading_to_words(const struct telemetry_reading *r, uint64_t *w)
 {
     const uint64_t words[SANDBOX_READING_WORDS] = {
-        r->has,           r->cpu_total_us,   r->cpu_user_us,  r->cpu_system_us, r->throttled_us,
-        r->nr_throttled,  r->mem_bytes,      r->mem_anon,     r->mem_file,      r->mem_kernel,
-        r->mem_shmem,     r->mem_peak_bytes, r->faults_minor, r->faults_major,  r->oom_kills,
-        r->io_read_bytes, r->io_write_bytes, r->io_read_ops,  r->io_write_ops,  r->pids,
-        r->psi_cpu_us,    r->psi_memory_us,  r->psi_io_us,
+        r->has,           r->cpu_total_us,   r->cpu_user_us,
+        r->cpu_system_us, r->throttled_us,   r->nr_throttled,
+        r->mem_bytes,     r->mem_anon,       r->mem_file,
+        r->mem_kernel,    r->mem_shmem,      r->mem_peak_bytes,
+        r->faults_minor,  r->faults_major,   r->oom_kills,
+        r->io_read_bytes, r->io_write_bytes, r->io_read_ops,
+        r->io_write_ops,  r->pids,           r->psi_cpu_us,
+        r->psi_memory_us, r->psi_io_us,      r->net_rx_bytes,
+        r->net_tx_bytes,  r->net_rx_packets, r->net_tx_packets,
     };
     memcpy(w, words, sizeof(words));
 }
@@ -86,6 +90,10 @@ void sandbox_reading_from_words(const uint64_t *w, struct telemetry_reading *ret
         .psi_cpu_us = w[20],
         .psi_memory_us = w[21],
         .psi_io_us = w[22],
+        .net_rx_bytes = w[23],
+        .net_tx_bytes = w[24],
+        .net_rx_packets = w[25],
+        .net_tx_packets = w[26],
     };
 }
 

@@ -1,5 +1,6 @@
 /*
- * The spec as a blob: "AGSP", version, then every field in the struct's order. Strings are a 32-bit
+ * The spec as a blob: "AGSP", version, then every field in the struct's order, the strings before
+ * the destinations. Strings are a 32-bit
  * length that counts their NUL, and the bytes with it, so that a decoded spec points into the blob.
  */
 #include <errno.h>
@@ -10,7 +11,12 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
-enum { SPEC_MAGIC = 0x50534741, SPEC_VERSION = 1, SPEC_PATH_MAX = 4096, SPEC_USER_MAX = 256 };
+_Static_assert(SANDBOX_NETWORK_HOST == 1 && SANDBOX_NETWORK_NAT == 2 &&
+                   (int)SETTINGS_NETWORK_HOST == (int)SANDBOX_NETWORK_HOST &&
+                   (int)SETTINGS_NETWORK_NAT == (int)SANDBOX_NETWORK_NAT,
+               "networks");
+
+enum { SPEC_MAGIC = 0x50534741, SPEC_VERSION = 2, SPEC_PATH_MAX = 4096, SPEC_USER_MAX = 256 };
 
 static const char *text_of(const char *s)
 {
@@ -59,7 +65,7 @@ static int limits_check(const struct sandbox_limits *l, struct err *e)
                            (unsigned long long)ranges[i].max);
         }
     }
-    if (l->network != SANDBOX_NETWORK_NONE && l->network != SANDBOX_NETWORK_HOST) {
+    if (l->network > SANDBOX_NETWORK_NAT) {
         return err_say(e, -EINVAL, "the sandbox's network is unknown");
     }
     return 0;
@@ -112,7 +118,12 @@ int sandbox_spec_check(const struct sandbox_spec *s, struct err *e)
         return err_say(e, -EINVAL, "stop signal %d is not 1 to 64", s->stop_signal);
     }
     int rc = env_check(s, e);
-    return rc < 0 ? rc : limits_check(&s->limits, e);
+    rc = rc < 0 ? rc : limits_check(&s->limits, e);
+    if (rc == 0 && s->limits.network != SANDBOX_NETWORK_NAT &&
+        (s->egress.limited || s->egress.nets_len != 0)) {
+        rc = err_say(e, -EINVAL, "only a sandbox with network \"nat\" has destinations");
+    }
+    return rc < 0 ? rc : sandbox_egress_check(&s->egress, e);
 }
 
 static void add_text(struct buf *out, const char *s)
@@ -175,6 +186,7 @@ int sandbox_spec_encode(const struct sandbox_spec *s, struct buf *out, struct er
     for (size_t i = 0; i < s->env_len; i++) {
         add_text(out, s->env[i]);
     }
+    sandbox_egress_encode(&s->egress, out);
     if (buf_error(out) == -ENOMEM) {
         return err_set(e, -ENOMEM, "encode the sandbox's spec");
     }
@@ -214,8 +226,8 @@ static void get_limits(struct cur *c, struct sandbox_limits *l)
     uint64_t truncate = cur_le64(c);
     uint64_t network = cur_le64(c);
     l->output_truncate = truncate == 1;
-    l->network = network == SANDBOX_NETWORK_HOST ? SANDBOX_NETWORK_HOST : SANDBOX_NETWORK_NONE;
-    if (truncate > 1 || network > SANDBOX_NETWORK_HOST) {
+    l->network = (enum sandbox_network)(network & 3);
+    if (truncate > 1 || network > SANDBOX_NETWORK_NAT) {
         c->failed = true;
     }
 }
@@ -262,10 +274,12 @@ void sandbox_spec_release(struct sandbox_spec *s)
     union {
         const void *in;
         void *out;
-    } argv = { .in = s->argv }, env = { .in = s->env }, layers = { .in = s->layers };
+    } argv = { .in = s->argv }, env = { .in = s->env }, layers = { .in = s->layers },
+      nets = { .in = s->egress.nets };
     mem_free(argv.out);
     mem_free(env.out);
     mem_free(layers.out);
+    mem_free(nets.out);
     *s = (struct sandbox_spec){ 0 };
 }
 
@@ -278,7 +292,8 @@ static int decode_body(struct cur *c, struct sandbox_spec *s)
         s->hostname = get_text(c);
         rc = get_strings(c, s->argv_len, &s->argv);
     }
-    return rc == 0 ? get_strings(c, s->env_len, &s->env) : rc;
+    rc = rc == 0 ? get_strings(c, s->env_len, &s->env) : rc;
+    return rc == 0 && cur_ok(c) ? sandbox_egress_decode(c, &s->egress) : rc;
 }
 
 int sandbox_spec_decode(const void *p, size_t n, struct sandbox_spec *ret, struct err *e)
@@ -333,8 +348,7 @@ void sandbox_limits_default(const struct settings_sandbox *s, struct sandbox_lim
         .grace_ms = s->grace_ms,
         .output_bytes = s->output_bytes,
         .log_bytes = s->log_bytes,
-        .network =
-            s->network == SETTINGS_NETWORK_HOST ? SANDBOX_NETWORK_HOST : SANDBOX_NETWORK_NONE,
+        .network = (enum sandbox_network)s->network,
     };
 }
 

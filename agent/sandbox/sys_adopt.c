@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "agent/sandbox/sys_nat.h"
 #include "common/log.h"
 
 /* The record as init wrote it, or what can be said without one; the kernel's OOM counter has the
@@ -104,6 +105,9 @@ static bool adopt_live(struct launcher *l, int dir, const struct sandbox_state *
     sandbox_cgroup_open_existing(&l->cg, state->slot, &s->dirs);
     sandbox_cgroup_telemetry(&s->dirs, &dirs);
     (void)telemetry_open(&dirs, &s->fds, NULL);
+    if (state->nat) {
+        sandbox_nat_adopt(s);
+    }
     s->state = SLOT_ADOPTED;
     if (sandbox_launcher_watch(l, &s->init, WATCH_SLOT_INIT, pidfd, s, EPOLLIN) < 0) {
         log_error("slot %u: cannot watch its sandbox", s->box.slot);

@@ -116,6 +116,10 @@ static int init_build(struct init *in, struct err *e)
         (job->box->host_netns < 0 || setns(job->box->host_netns, CLONE_NEWNET) < 0)) {
         return err_say(e, -EPERM, "this node does not allow the host's network to jobs");
     }
+    if (job->spec.limits.network == SANDBOX_NETWORK_NAT &&
+        (job->fd[SPAWN_FD_NET] < 0 || setns(job->fd[SPAWN_FD_NET], CLONE_NEWNET) < 0)) {
+        return err_set(e, -errno, "enter the run's network namespace");
+    }
     int rc = sandbox_mount_apply(job->box, &job->plan, e);
     if (rc == 0) {
         rc = open_own_files(job, e);

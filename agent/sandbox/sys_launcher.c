@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "agent/sandbox/sys_nat.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -308,6 +309,7 @@ static int launcher_start(struct launcher *l, struct err *e)
     }
     log_cgroups(l);
     sandbox_adopt_at_start(l);
+    sandbox_nat_start(l);
     sandbox_workers_sweep(l);
     return sandbox_agent_start(l, e);
 }
@@ -441,6 +443,7 @@ static void launcher_end(struct launcher *l)
         }
         sandbox_cgroup_close(&l->slots[i].dirs);
     }
+    sandbox_nat_end(l);
     sandbox_rundir_drop_spares(l);
     sandbox_cgroup_sweep(&l->cg, l->slots_len);
     sandbox_cgroup_end(&l->cg);

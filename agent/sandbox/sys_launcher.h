@@ -99,6 +99,8 @@ enum slot_state {
 enum slot_kind { SLOT_KIND_COLD, SLOT_KIND_CACHED, SLOT_KIND_WARM };
 
 struct launcher;
+struct nat;
+struct slot_nat;
 
 /* A run's directory before it has a name (sys_rundir.c). */
 struct spare {
@@ -137,7 +139,8 @@ struct slot {
     struct start_request start;
     int pend_spec, pend_payload; /* a run that waits for PREPARED; -1 */
     char pend_hostname[64];
-    bool cloned; /* init exists */
+    bool cloned;          /* init exists */
+    struct slot_nat *nat; /* sys_nat.c; NULL: no interface yet */
     /* The run, in SETUP, RUNNING and ADOPTED: */
     struct ulid run;
     uint32_t attempt;
@@ -326,6 +329,7 @@ struct launcher {
     struct spare spares[SPARES_MAX];
     size_t spares_len;
     unsigned long spare_number;
+    struct nat *nat; /* sys_nat.c; NULL: not needed so far */
     struct slot *slots;
     uint32_t slots_len;
     struct box_key keys[BOX_KEYS_MAX];

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "agent/sandbox/sys_nat.h"
 #include "common/log.h"
 
 static bool boxed(const struct slot *s)
@@ -44,6 +45,7 @@ static int key_fill(struct box_key *k, const struct sandbox_spec *spec)
     bare.env = NULL;
     bare.env_len = 0;
     bare.payload = false;
+    bare.egress = (struct sandbox_egress){ .limited = false };
     buf_init(&k->blob, SANDBOX_SPEC_MAX);
     int rc = sandbox_spec_encode(&bare, &k->blob, &e);
     if (rc == 0) {
@@ -80,7 +82,8 @@ struct box_key *sandbox_pool_key(struct launcher *l, const struct sandbox_spec *
 struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, bool fresh)
 {
     /* How good each state is for a run: the highest wins. */
-    enum { NONE, OTHERS, SOON, EMPTY, FREE, COMING, READY };
+    enum { NONE, OTHERS, SOON, EMPTY, FREE, FITTING, COMING, READY };
+    bool nat = key->spec.limits.network == SANDBOX_NETWORK_NAT;
     struct slot *best = NULL;
     int worth = NONE;
     for (uint32_t i = 0; i < l->slots_len && worth < READY; i++) {
@@ -88,7 +91,7 @@ struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, 
         bool ours = s->key == key && !fresh;
         int w = s->state == SLOT_READY       ? (ours ? READY : OTHERS)
                 : s->state == SLOT_PREPARING ? (ours ? COMING : OTHERS)
-                : s->state == SLOT_FREE      ? FREE
+                : s->state == SLOT_FREE      ? (sandbox_nat_ready(s) == nat ? FITTING : FREE)
                 : s->state == SLOT_EMPTY     ? EMPTY
                 /* The request waits in the spawner's socket for a moment. */
                 : s->state == SLOT_MAKING || s->state == SLOT_CLEANING ? SOON

@@ -51,12 +51,14 @@ enum spawn_fd {
     SPAWN_FD_EXIT,
     SPAWN_FDS,
     SPAWN_FD_CGROUP = SPAWN_FDS, /* v2 only */
+    SPAWN_FD_NET,                /* has_net only: the network namespace to run in */
     SPAWN_FDS_MAX
 };
 struct spawn_request {
     uint32_t kind;
     uint32_t ahead;         /* BUILD: for a run that is not known yet */
     uint32_t payload_layer; /* BUILD: dir/in is the topmost layer */
+    uint32_t has_net;       /* BUILD: the last descriptor is SPAWN_FD_NET */
     char dir[SANDBOX_DIR_CAP];
     char hostname[64];   /* BUILD: "": the spec's */
     struct digest layer; /* SPAWN_FORGET */
@@ -166,6 +168,10 @@ int sandbox_filter_load(const struct sock_fprog *filter); /* needs no_new_privs;
 /* sys_userns.c: pooled namespaces, made in a short-lived child. */
 int sandbox_userns_make(uint32_t inside, uint32_t outside, bool for_slot, int *ret_userns,
                         int *ret_netns, struct err *e);
+
+/* Another network namespace of the slot's user namespace, with its loopback up and nothing else in
+ * it: the base of sys_nat.c. */
+int sandbox_userns_netns(int userns, int *ret_netns, struct err *e);
 
 /* sys_rlimit.c: warnings only: a host may not let us raise. */
 void sandbox_rlimits_apply(const struct sandbox_limits *l, bool limit_nproc);

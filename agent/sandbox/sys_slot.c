@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "agent/sandbox/sys_nat.h"
 #include "common/insist.h"
 #include "common/log.h"
 
@@ -130,6 +131,7 @@ void sandbox_slot_trim(struct launcher *l)
         struct slot *s = &l->slots[i];
         if (s->state == SLOT_FREE && now - s->free_since_ms > IDLE_MS) {
             sandbox_launcher_unwatch(l, &s->sock); /* it reads the end of the stream, and leaves */
+            sandbox_nat_slot_drop(s);
             s->state = SLOT_ENDING;
         }
     }
@@ -188,6 +190,7 @@ static void slot_state_file(struct slot *s, const struct sandbox_spec *spec)
     s->file.start_ticks = 0;
     s->file.started_wall_us = 0;
     s->file.setup_us = 0;
+    s->file.nat = spec->limits.network == SANDBOX_NETWORK_NAT;
     memcpy(s->file.boot_id, s->l->boot_id, sizeof(s->file.boot_id));
     s->file.layers_len = (uint32_t)spec->layers_len;
     memcpy(s->file.layers, spec->layers, spec->layers_len * sizeof(*spec->layers));
@@ -242,7 +245,11 @@ static int build_send(struct slot *s, const struct run_order *o, struct err *e)
     fds[SPAWN_FD_SPEC] = s->key->fd;
     fds[SPAWN_FD_SOCK] = sock[1];
     fds[SPAWN_FD_CGROUP] = s->l->cg.version == 2 ? s->dirs.fd[CG_V2] : -1;
-    size_t n = fds[SPAWN_FD_CGROUP] >= 0 ? SPAWN_FDS_MAX : SPAWN_FDS;
+    size_t n = fds[SPAWN_FD_CGROUP] >= 0 ? SPAWN_FD_CGROUP + 1 : SPAWN_FDS;
+    if (s->file.nat) {
+        r.has_net = 1;
+        fds[n++] = sandbox_nat_netns(s);
+    }
     (void)fd_set_nonblock(sock[0], 1);
     rc = sys_send_fds(s->sock.fd, &r, sizeof(r), fds, n);
     fd_close(sock[1]);
@@ -267,7 +274,8 @@ int sandbox_slot_build(struct slot *s, struct box_key *key, const struct run_ord
     const struct sandbox_spec *spec = o != NULL ? o->spec : &key->spec;
     s->key = key;
     slot_state_file(s, spec);
-    int rc = sandbox_groups_limit(s, &spec->limits, e);
+    int rc = sandbox_nat_place(s, spec->limits.network, e);
+    rc = rc == 0 ? sandbox_groups_limit(s, &spec->limits, e) : rc;
     if (rc == 0) {
         if (!s->based) {
             sandbox_groups_base(s);
@@ -329,6 +337,7 @@ static void pend_close(struct slot *s)
 
 static void slot_forget_run(struct slot *s)
 {
+    sandbox_nat_run_over(s);
     sandbox_launcher_unwatch(s->l, &s->job);
     pend_close(s);
     s->uts = fd_close(s->uts);
@@ -406,14 +415,23 @@ int sandbox_slot_start(struct slot *s, const struct run_order *o, struct err *e)
 {
     const enum slot_state from = s->state;
     bool ahead = from == SLOT_READY || from == SLOT_PREPARING;
-    int rc =
-        ahead ? slot_claim(s, o, e) : sandbox_slot_build(s, sandbox_pool_key(s->l, o->spec), o, e);
+    int rc = sandbox_nat_run(s, o->spec, e);
     if (rc < 0) {
+        if (ahead) {
+            sandbox_slot_drop(s); /* what it was built in may be gone */
+        }
         return rc;
     }
+    rc = ahead ? slot_claim(s, o, e) : sandbox_slot_build(s, sandbox_pool_key(s->l, o->spec), o, e);
+    if (rc < 0) {
+        sandbox_nat_run_over(s);
+        return rc;
+    }
+    sandbox_nat_base(s);
     s->file.kind = from == SLOT_READY ? SLOT_KIND_WARM : SLOT_KIND_CACHED;
     rc = slot_give(s, o, from);
     if (rc < 0) { /* it died this very moment: another slot */
+        sandbox_nat_run_over(s);
         pend_close(s);
         home_close(s);
         sandbox_rundir_undo(s->l, o->spec->run, o->spec->attempt);

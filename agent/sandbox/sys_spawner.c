@@ -199,6 +199,9 @@ static void spawner_serve(struct spawner *s, struct sandbox_job *job)
         }
         job->request.dir[SANDBOX_DIR_CAP - 1] = '\0';
         job->request.hostname[sizeof(job->request.hostname) - 1] = '\0';
+        if (job->request.has_net != 0 && fds == SPAWN_FDS + 1) {
+            job->fd[SPAWN_FD_NET] = fd_take(&job->fd[SPAWN_FD_CGROUP]); /* no v2 group before it */
+        }
         if (job->request.kind == SPAWN_BUILD) {
             spawner_build(s, job);
         } else if (job->request.kind == SPAWN_FORGET) {

@@ -60,6 +60,14 @@ static void userns_child(int sock, bool for_slot)
     _exit(0);
 }
 
+/* Interfaces that come later: their addresses are ours alone, and no router is believed. */
+static void net_sysctls_nat(void)
+{
+    (void)sys_write_text(AT_FDCWD, "/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+    (void)sys_write_text(AT_FDCWD, "/proc/sys/net/ipv6/conf/default/accept_ra", "0");
+    net_sysctls();
+}
+
 static int userns_map(pid_t pid, uint32_t inside, uint32_t outside)
 {
     char path[64];
@@ -130,6 +138,49 @@ int sandbox_userns_make(uint32_t inside, uint32_t outside, bool for_slot, int *r
     int rc = userns_parent(pid, sock[0], inside, outside, for_slot, ret_userns, ret_netns, e);
     fd_close(sock[0]);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    return rc;
+}
+
+/* In the child: says 'n' when the namespace is there, and waits until it was opened. */
+static void netns_child(int sock, int userns)
+{
+    int rc = setns(userns, CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNET) < 0 ? -errno : 0;
+    if (rc == 0) {
+        rc = loopback_up();
+        net_sysctls_nat();
+    }
+    char c = rc == 0 ? 'n' : (char)(-rc & 0x7f);
+    if (write(sock, &c, 1) == 1) {
+        (void)!read(sock, &c, 1);
+    }
+    _exit(0);
+}
+
+int sandbox_userns_netns(int userns, int *ret_netns, struct err *e)
+{
+    int sock[2];
+    char c = 0;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock) < 0) {
+        return err_set(e, -errno, "make a socket pair");
+    }
+    pid_t pid = fork();
+    int rc = pid < 0 ? err_set(e, -errno, "fork") : 0;
+    if (pid == 0) {
+        fd_close(sock[0]);
+        netns_child(sock[1], userns);
+    }
+    fd_close(sock[1]);
+    if (rc == 0 && (read(sock[0], &c, 1) != 1 || c != 'n')) {
+        rc = err_set(e, c > 0 ? -c : -EIO, "make a network namespace");
+    }
+    if (rc == 0) {
+        int fd = ns_open(pid, "net");
+        rc = fd < 0 ? err_set(e, fd, "open a slot's network namespace") : 0;
+        *ret_netns = fd < 0 ? -1 : fd;
+    }
+    fd_close(sock[0]);
+    while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
     }
     return rc;
 }

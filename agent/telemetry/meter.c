@@ -41,6 +41,10 @@ void telemetry_delta(const struct telemetry_reading *base, const struct telemetr
     d.io_write_bytes = counted(base->io_write_bytes, now->io_write_bytes);
     d.io_read_ops = counted(base->io_read_ops, now->io_read_ops);
     d.io_write_ops = counted(base->io_write_ops, now->io_write_ops);
+    d.net_rx_bytes = counted(base->net_rx_bytes, now->net_rx_bytes);
+    d.net_tx_bytes = counted(base->net_tx_bytes, now->net_tx_bytes);
+    d.net_rx_packets = counted(base->net_rx_packets, now->net_rx_packets);
+    d.net_tx_packets = counted(base->net_tx_packets, now->net_tx_packets);
     d.psi_cpu_us = counted(base->psi_cpu_us, now->psi_cpu_us);
     d.psi_memory_us = counted(base->psi_memory_us, now->psi_memory_us);
     d.psi_io_us = counted(base->psi_io_us, now->psi_io_us);
@@ -108,6 +112,10 @@ static void sample_fill(const struct telemetry_meter *m, const struct telemetry_
         s->io_write_bytes = max_u64(d.io_write_bytes, m->last.io_write_bytes);
         s->io_read_ops = max_u64(d.io_read_ops, m->last.io_read_ops);
         s->io_write_ops = max_u64(d.io_write_ops, m->last.io_write_ops);
+    }
+    if ((d.has & TELEMETRY_HAS_NET) != 0) {
+        s->net_rx_bytes = max_u64(d.net_rx_bytes, m->last.net_rx_bytes);
+        s->net_tx_bytes = max_u64(d.net_tx_bytes, m->last.net_tx_bytes);
     }
     if ((now->has & TELEMETRY_HAS_MEMORY_STAT) != 0) {
         s->mem_anon = now->mem_anon;
@@ -207,6 +215,8 @@ void telemetry_meter_end(const struct telemetry_meter *m, const struct telemetry
         t.faults_major = (d.has & TELEMETRY_HAS_FAULTS) != 0 ? d.faults_major : 0;
         t.psi_cpu_us = (d.has & TELEMETRY_HAS_PSI_CPU) != 0 ? d.psi_cpu_us : 0;
         t.psi_memory_us = (d.has & TELEMETRY_HAS_PSI_MEMORY) != 0 ? d.psi_memory_us : 0;
+        t.net_rx_packets = (d.has & TELEMETRY_HAS_NET) != 0 ? d.net_rx_packets : 0;
+        t.net_tx_packets = (d.has & TELEMETRY_HAS_NET) != 0 ? d.net_tx_packets : 0;
         t.psi_io_us = (d.has & TELEMETRY_HAS_PSI_IO) != 0 ? d.psi_io_us : 0;
     }
     t.has = end.has;
@@ -220,6 +230,8 @@ void telemetry_meter_end(const struct telemetry_meter *m, const struct telemetry
     t.io_write_bytes = end.last.io_write_bytes;
     t.io_read_ops = end.last.io_read_ops;
     t.io_write_ops = end.last.io_write_ops;
+    t.net_rx_bytes = end.last.net_rx_bytes;
+    t.net_tx_bytes = end.last.net_tx_bytes;
     t.mem_fixed_peak_bytes = end.fixed_peak;
     t.mem_mean_bytes = mean_bytes(m->samples > 0 ? m : &end);
     t.pids_peak = end.pids_peak;

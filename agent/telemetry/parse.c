@@ -35,6 +35,10 @@ static const char *const file_names[TELEMETRY_FILE_COUNT] = {
     [TELEMETRY_CPU_PRESSURE] = "cpu.pressure",
     [TELEMETRY_MEMORY_PRESSURE] = "memory.pressure",
     [TELEMETRY_IO_PRESSURE] = "io.pressure",
+    [TELEMETRY_NET_RX_BYTES] = "rx_bytes",
+    [TELEMETRY_NET_TX_BYTES] = "tx_bytes",
+    [TELEMETRY_NET_RX_PACKETS] = "rx_packets",
+    [TELEMETRY_NET_TX_PACKETS] = "tx_packets",
 };
 
 const char *telemetry_file_name(enum telemetry_file file)
@@ -333,6 +337,14 @@ static uint32_t parse_file(enum telemetry_file file, struct str text, struct tel
         return pressure(text, &r->psi_memory_us, TELEMETRY_HAS_PSI_MEMORY);
     case TELEMETRY_IO_PRESSURE:
         return pressure(text, &r->psi_io_us, TELEMETRY_HAS_PSI_IO);
+    case TELEMETRY_NET_RX_BYTES:
+        return number(text, &r->net_rx_bytes, TELEMETRY_HAS_NET);
+    case TELEMETRY_NET_TX_BYTES:
+        return number(text, &r->net_tx_bytes, TELEMETRY_HAS_NET);
+    case TELEMETRY_NET_RX_PACKETS:
+        return number(text, &r->net_rx_packets, TELEMETRY_HAS_NET);
+    case TELEMETRY_NET_TX_PACKETS:
+        return number(text, &r->net_tx_packets, TELEMETRY_HAS_NET);
     case TELEMETRY_FILE_COUNT:
         break;
     }

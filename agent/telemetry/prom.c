@@ -112,6 +112,7 @@ struct live_sum {
     uint64_t cpu_us, cpu_user_us, cpu_system_us, throttled_us, nr_throttled;
     uint64_t mem, working_set, peak, limit, oom_kills;
     uint64_t read_bytes, write_bytes, read_ops, write_ops;
+    uint64_t rx_bytes, tx_bytes;
     uint64_t pids, start_us;
 };
 
@@ -154,6 +155,10 @@ static const struct {
          "Reads of block devices by a job's live runs."),
     LIVE("fs_writes_total", TELEMETRY_COUNTER, false, write_ops,
          "Writes to block devices by a job's live runs."),
+    LIVE("network_receive_bytes_total", TELEMETRY_COUNTER, false, rx_bytes,
+         "Bytes that a job's live runs received from the network."),
+    LIVE("network_transmit_bytes_total", TELEMETRY_COUNTER, false, tx_bytes,
+         "Bytes that a job's live runs sent to the network."),
     LIVE("processes", TELEMETRY_GAUGE, false, pids, "Processes and threads of a job's live runs."),
     LIVE("start_time_seconds", TELEMETRY_GAUGE, true, start_us,
          "UNIX time at which the oldest live run of a job started."),
@@ -178,6 +183,8 @@ static void live_add(struct live_sum *s, const struct telemetry_live *l)
     s->write_bytes += l->now.io_write_bytes;
     s->read_ops += l->now.io_read_ops;
     s->write_ops += l->now.io_write_ops;
+    s->rx_bytes += l->now.net_rx_bytes;
+    s->tx_bytes += l->now.net_tx_bytes;
     s->pids += l->now.pids;
     s->start_us = s->start_us == 0 || start < s->start_us ? start : s->start_us;
 }

@@ -96,7 +96,8 @@ static bool in_sample(enum telemetry_file f)
     return f != TELEMETRY_V2_MEMORY_PEAK && f != TELEMETRY_V1_MEMORY_MAX_USAGE &&
            f != TELEMETRY_V2_MEMORY_EVENTS && f != TELEMETRY_V1_MEMORY_OOM_CONTROL &&
            f != TELEMETRY_CPU_PRESSURE && f != TELEMETRY_MEMORY_PRESSURE &&
-           f != TELEMETRY_IO_PRESSURE;
+           f != TELEMETRY_IO_PRESSURE && f != TELEMETRY_NET_RX_PACKETS &&
+           f != TELEMETRY_NET_TX_PACKETS;
 }
 
 int telemetry_read(const struct telemetry_fds *fds, enum telemetry_depth depth,

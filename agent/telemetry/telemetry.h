@@ -53,6 +53,11 @@ enum telemetry_file {
     TELEMETRY_CPU_PRESSURE, /* v2 groups only */
     TELEMETRY_MEMORY_PRESSURE,
     TELEMETRY_IO_PRESSURE,
+    /* Of an interface, as the run sees it: what it received, what it sent. */
+    TELEMETRY_NET_RX_BYTES,
+    TELEMETRY_NET_TX_BYTES,
+    TELEMETRY_NET_RX_PACKETS,
+    TELEMETRY_NET_TX_PACKETS,
     TELEMETRY_FILE_COUNT
 };
 
@@ -85,7 +90,8 @@ enum telemetry_part {
     TELEMETRY_HAS_PSI_CPU = 1 << 9,
     TELEMETRY_HAS_PSI_MEMORY = 1 << 10,
     TELEMETRY_HAS_PSI_IO = 1 << 11,
-    TELEMETRY_HAS_FAULTS = 1 << 12
+    TELEMETRY_HAS_FAULTS = 1 << 12,
+    TELEMETRY_HAS_NET = 1 << 13
 };
 
 /* The kernel's counters as they stand, since the group was made. */
@@ -103,6 +109,7 @@ struct telemetry_reading {
     uint64_t io_read_bytes, io_write_bytes, io_read_ops, io_write_ops;
     uint64_t pids;
     uint64_t psi_cpu_us, psi_memory_us, psi_io_us; /* "some" total */
+    uint64_t net_rx_bytes, net_tx_bytes, net_rx_packets, net_tx_packets;
 };
 
 /* Reads one file's text into r; lines that are missing, unknown or garbage are passed over. 0, or
@@ -144,6 +151,7 @@ struct telemetry_sample {
     uint64_t throttled_us, nr_throttled;
     uint64_t mem_bytes, mem_anon, mem_file, mem_kernel, mem_shmem;
     uint64_t io_read_bytes, io_write_bytes, io_read_ops, io_write_ops;
+    uint64_t net_rx_bytes, net_tx_bytes;
     uint64_t pids;
 };
 
@@ -165,6 +173,7 @@ struct telemetry_totals {
     uint64_t oom_kills;
     uint64_t faults_minor, faults_major;
     uint64_t io_read_bytes, io_write_bytes, io_read_ops, io_write_ops;
+    uint64_t net_rx_bytes, net_tx_bytes, net_rx_packets, net_tx_packets;
     uint64_t psi_cpu_us, psi_memory_us, psi_io_us;
     uint64_t switches_voluntary,
         switches_involuntary; /* from the exit record; the caller sets them */

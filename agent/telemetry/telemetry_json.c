@@ -33,6 +33,10 @@ void telemetry_totals_to_json(const struct telemetry_totals *t, struct json_w *w
     json_kv_u64(w, "io_write_bytes", t->io_write_bytes);
     json_kv_u64(w, "io_read_ops", t->io_read_ops);
     json_kv_u64(w, "io_write_ops", t->io_write_ops);
+    json_kv_u64(w, "network_rx_bytes", t->net_rx_bytes);
+    json_kv_u64(w, "network_tx_bytes", t->net_tx_bytes);
+    json_kv_u64(w, "network_rx_packets", t->net_rx_packets);
+    json_kv_u64(w, "network_tx_packets", t->net_tx_packets);
     if ((t->has & (TELEMETRY_HAS_PSI_CPU | TELEMETRY_HAS_PSI_MEMORY | TELEMETRY_HAS_PSI_IO)) != 0) {
         json_kv_u64(w, "pressure_cpu_us", t->psi_cpu_us);
         json_kv_u64(w, "pressure_memory_us", t->psi_memory_us);
@@ -64,6 +68,8 @@ void telemetry_sample_to_json(const struct telemetry_sample *s, struct json_w *w
     json_kv_u64(w, "io_write_bytes", s->io_write_bytes);
     json_kv_u64(w, "io_read_ops", s->io_read_ops);
     json_kv_u64(w, "io_write_ops", s->io_write_ops);
+    json_kv_u64(w, "network_rx_bytes", s->net_rx_bytes);
+    json_kv_u64(w, "network_tx_bytes", s->net_tx_bytes);
     json_kv_u64(w, "pids", s->pids);
     json_w_end(w);
 }

@@ -9,6 +9,7 @@
 """
 import array
 import hashlib
+import ipaddress
 import os
 import pathlib
 import secrets
@@ -79,9 +80,9 @@ DEFAULTS = dict(memory_bytes=256 << 20, cpus_milli=0, pids=64, disk_bytes=64 << 
 
 
 def spec_blob(run, attempt, layers, argv, env=(), workdir="", user="", hostname="sandbox",
-              stop_signal=15, payload=False, **limits):
+              stop_signal=15, payload=False, egress=None, **limits):
     l = {**DEFAULTS, **limits}
-    out = struct.pack("<II16sIIIIII", 0x50534741, 1, run, attempt, len(argv), len(env), len(layers),
+    out = struct.pack("<II16sIIIIII", 0x50534741, 2, run, attempt, len(argv), len(env), len(layers),
                       stop_signal, 1 if payload else 0)
     out += struct.pack("<14Q", *(l[k] for k in DEFAULTS))
     for d in layers:
@@ -89,6 +90,20 @@ def spec_blob(run, attempt, layers, argv, env=(), workdir="", user="", hostname=
     for s in [workdir, user, hostname, *argv, *env]:
         s = s.encode() if isinstance(s, str) else s
         out += struct.pack("<I", len(s) + 1) + s + b"\0"
+    return out + egress_blob(egress)
+
+
+def egress_blob(rules):
+    """[("10.0.0.0/8", "tcp", 5432, 5432), …]; None: everything that is not closed."""
+    protos = {"any": 0, "tcp": 6, "udp": 17}
+    out = struct.pack("<II", 0 if rules is None else 1, len(rules or ()))
+    for net, proto, first, last in rules or ():
+        if net == "*":
+            kind, prefix, addr = 1, 0, b""
+        else:
+            n = ipaddress.ip_network(net)
+            kind, prefix, addr = 2 if n.version == 4 else 3, n.prefixlen, n.network_address.packed
+        out += struct.pack("<BBBBHH16s", kind, prefix, protos[proto], 0, first, last, addr)
     return out
 
 
@@ -101,8 +116,9 @@ def sealed(blob):
 
 
 class Launcher:
-    def __init__(self, driver, data=None, start=True, **settings):
+    def __init__(self, driver, data=None, start=True, enter=(), **settings):
         self.driver = str(driver)
+        self.enter = list(enter)  # a command that executes the rest of its line
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="agent-sandbox-"))
         self.dir.chmod(0o711)
         self.data = self.dir / "data"
@@ -119,7 +135,7 @@ class Launcher:
     # -- the launcher
 
     def start(self):
-        args = [self.driver, "launcher", self.socket_path]
+        args = [*self.enter, self.driver, "launcher", self.socket_path]
         args += [f"--{k}={v}" for k, v in self.settings.items()]
         self.log = open(self.dir / "log", "ab")
         self.process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=self.log,

@@ -12,6 +12,7 @@
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
 #include "common/base64.h"
+#include "common/egress.h"
 #include "common/mem.h"
 
 static struct settings set;
@@ -186,6 +187,14 @@ static const struct {
     { "\"stop_signal\":65", "stop_signal", "not a signal" },
     { "\"network\":\"bridge\"", "network", "'bridge'" },
     { "\"network\":\"host\"", "network", "sandbox.allow_host_network" },
+    { "\"network\":\"nat\"", "network", "sandbox.allow_nat" },
+    { "\"network\":7", "network", "must be" },
+    { "\"egress\":[]", "egress", "is only for" },
+    { "\"egress\":\"*:443\"", "egress", "must be a list" },
+    { "\"egress\":[\"*:443\",7]", "egress[1]", "must be a string" },
+    { "\"egress\":[\"*:443\",\"10.0.0.0/8:x\"]", "egress[1]", "1 to 65535" },
+    { "\"egress\":[\"10.0.0.1/8\"]", "egress[0]", "behind its prefix" },
+    { "\"egress\":[\"http://example.org\"]", "egress[0]", "1 to 65535" },
     { "\"timeout\":\"soon\"", "timeout", "not a duration" },
     { "\"timeout\":0", "timeout", "must be" },
     { "\"timeout\":-1", "timeout", "must be" },
@@ -311,6 +320,45 @@ static void caps_hold(void **state)
     assert_int_equal(problems.n, 0);
     (void)snprintf(text, sizeof text, "{\"image\":\"a:1\",\"image\":\"a:2\"}");
     assert_int_equal(parse(JOB_REGISTERED, text, &j), -EBADMSG);
+}
+
+static void destinations(void **state)
+{
+    (void)state;
+    set.sandbox.allow_nat = true;
+    struct job *j = good(JOB_ONE_OFF, "{\"image\":\"a\",\"network\":\"nat\","
+                                      "\"egress\":[\"10.0.0.0/8:5432\",\"Example.org:443\"]}");
+    assert_int_equal(j->limits.network, RUN_NETWORK_NAT);
+    assert_true(j->has_egress);
+    assert_int_equal(j->egress.n, 2);
+    assert_string_equal(j->egress.v[1], "Example.org:443");
+    struct job *d = job_dup(j);
+    AUTO_BUF struct buf a = BUF_INIT(65536);
+    AUTO_BUF struct buf b = BUF_INIT(65536);
+    job_to_text(j, &a);
+    job_to_text(d, &b);
+    assert_string_equal(a.data, b.data);
+    job_free(d);
+    job_free(j);
+    /* Nothing at all is not the same as everything. */
+    j = good(JOB_ONE_OFF, "{\"image\":\"a\",\"network\":\"nat\",\"egress\":[]}");
+    assert_true(j->has_egress);
+    buf_reset(&a);
+    job_to_text(j, &a);
+    assert_non_null(strstr(a.data, "\"egress\":[]"));
+    job_free(j);
+    j = good(JOB_ONE_OFF, "{\"image\":\"a\",\"network\":\"nat\"}");
+    assert_false(j->has_egress);
+    job_free(j);
+    AUTO_BUF struct buf many = BUF_INIT(65536);
+    buf_adds(&many, "{\"image\":\"a\",\"network\":\"nat\",\"egress\":[\"*:1\"");
+    for (int i = 0; i < EGRESS_RULES_MAX; i++) {
+        buf_adds(&many, ",\"*:1\"");
+    }
+    buf_adds(&many, "]}");
+    assert_int_equal(parse(JOB_ONE_OFF, many.data, &j), -EINVAL);
+    assert_string_equal(problems.items[0].field, "egress");
+    set.sandbox.allow_nat = false;
 }
 
 static void payloads_are_of_one_offs(void **state)
@@ -511,6 +559,7 @@ int main(void)
         cmocka_unit_test(unknown_fields_get_a_suggestion),
         cmocka_unit_test(problems_come_together),
         cmocka_unit_test(caps_hold),
+        cmocka_unit_test(destinations),
         cmocka_unit_test(payloads_are_of_one_offs),
         cmocka_unit_test(overrides_go_on_top),
         cmocka_unit_test(normal_form_is_a_fixed_point),

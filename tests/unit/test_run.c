@@ -223,7 +223,11 @@ static void a_run(struct rng *g, struct run *r)
                                        some(g, INT64_MAX),
                                        some(g, INT64_MAX),
                                        some(g, INT64_MAX),
-                                       some(g, 1000) };
+                                       some(g, INT64_MAX),
+                                       some(g, INT64_MAX),
+                                       some(g, INT64_MAX),
+                                       some(g, 1000),
+                                       some(g, INT64_MAX) };
     }
     some_texts(g, r);
 }

@@ -20,6 +20,16 @@ static const char *const argv[] = { "sh", "-c", "true", NULL };
 static const char *const env[] = { "A=b", "EMPTY=", NULL };
 
 static struct digest layers[3];
+static const struct egress_net nets[] = {
+    { .kind = EGRESS_IP4,
+      .prefix = 8,
+      .proto = EGRESS_TCP,
+      .port_first = 80,
+      .port_last = 81,
+      .addr = { 10 } },
+    { .kind = EGRESS_ALL, .port_first = 443, .port_last = 443 },
+    { .kind = EGRESS_IP6, .prefix = 32, .addr = { 0x20, 0x01, 0x0d, 0xb8 } },
+};
 
 static struct sandbox_spec sample(void)
 {
@@ -53,7 +63,8 @@ static struct sandbox_spec sample(void)
                     .output_bytes = 1u << 20,
                     .log_bytes = 1u << 20,
                     .output_truncate = true,
-                    .network = SANDBOX_NETWORK_HOST },
+                    .network = SANDBOX_NETWORK_NAT },
+        .egress = { .limited = true, .nets = nets, .nets_len = ARRAY_LEN(nets) },
     };
 }
 
@@ -83,6 +94,16 @@ static void same(const struct sandbox_spec *a, const struct sandbox_spec *b)
     assert_int_equal(a->limits.log_bytes, b->limits.log_bytes);
     assert_int_equal(a->limits.output_truncate, b->limits.output_truncate);
     assert_int_equal(a->limits.network, b->limits.network);
+    assert_int_equal(a->egress.limited, b->egress.limited);
+    assert_int_equal(a->egress.nets_len, b->egress.nets_len);
+    for (size_t i = 0; i < a->egress.nets_len; i++) {
+        assert_int_equal(a->egress.nets[i].kind, b->egress.nets[i].kind);
+        assert_int_equal(a->egress.nets[i].prefix, b->egress.nets[i].prefix);
+        assert_int_equal(a->egress.nets[i].proto, b->egress.nets[i].proto);
+        assert_int_equal(a->egress.nets[i].port_first, b->egress.nets[i].port_first);
+        assert_int_equal(a->egress.nets[i].port_last, b->egress.nets[i].port_last);
+        assert_memory_equal(a->egress.nets[i].addr, b->egress.nets[i].addr, 16);
+    }
 }
 
 static void spec_round_trip(void **state)
@@ -143,7 +164,7 @@ static void spec_out_of_memory(void **state)
         failures += rc == -ENOMEM;
     }
     assert_int_equal(rc, 0);
-    assert_int_equal(failures, 3);
+    assert_int_equal(failures, 4);
     sandbox_spec_release(&out);
 }
 
@@ -169,6 +190,12 @@ static void spec_ranges(void **state)
         change; \
         refuse(s, word); \
     } while (0)
+    static const struct egress_net outside[] = { { .kind = EGRESS_IP4, .prefix = 33 } };
+    WITH(s.limits.network = SANDBOX_NETWORK_NONE, "destinations");
+    WITH(s.limits.network = (enum sandbox_network)3, "network");
+    WITH(s.egress.limited = false, "not limited");
+    WITH(s.egress.nets = outside; s.egress.nets_len = 1, "destination 1");
+    WITH(s.egress.nets_len = SANDBOX_EGRESS_MAX + 1, "at most");
     WITH(s.attempt = 0, "attempt");
     WITH(s.attempt = SANDBOX_ATTEMPT_MAX + 1, "attempt");
     WITH(s.run = (struct ulid){ { 0 } }, "run");
@@ -279,11 +306,16 @@ static void readings(void **state)
     uint8_t bytes[USAGE_SIZE];
     in.base.has = 7;
     in.end.psi_io_us = 77;
+    in.end.net_tx_packets = 9;
     in.end.mem_peak_bytes = 1u << 30;
     sandbox_usage_encode(&in, bytes);
     assert_int_equal(sandbox_usage_decode(bytes, sizeof(bytes), &out), 0);
-    assert_memory_equal(&in.base, &out.base, sizeof(in.base));
-    assert_memory_equal(&in.end, &out.end, sizeof(in.end));
+    assert_int_equal(out.end.psi_io_us, 77);
+    assert_int_equal(out.end.mem_peak_bytes, 1u << 30);
+    assert_int_equal(out.end.net_tx_packets, 9);
+    uint8_t again[USAGE_SIZE];
+    sandbox_usage_encode(&out, again);
+    assert_memory_equal(again, bytes, sizeof(bytes));
     bytes[20] ^= 1;
     assert_int_equal(sandbox_usage_decode(bytes, sizeof(bytes), &out), -EBADMSG);
 }

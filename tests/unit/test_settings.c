@@ -158,6 +158,18 @@ static void rules_between_keys(void **state)
     bad("[sandbox]\nallow_host_network = yes\n[auth]\ninsecure = yes", "needs auth.tokens_file");
     bad("[sandbox]\nnetwork = host", "needs sandbox.allow_host_network");
     good("[sandbox]\nnetwork = host\nallow_host_network = yes\n[auth]\ntokens_file = /t", &s);
+    good("[sandbox]\nnetwork = nat", &s);
+    bad("[sandbox]\nnetwork = nat\nallow_nat = no", "needs sandbox.allow_nat");
+    good("[sandbox]\nnat_pool4 = 172.31.0.0/20\nnat_pool6 = none", &s);
+    good("[sandbox]\nnat_pool6 = fd12:3456:789a::/64", &s);
+    bad("[sandbox]\nnat_pool4 = 10.0.0.1/8", "behind its prefix");
+    bad("[sandbox]\nnat_pool4 = 10.0.0.0/32", "8 to 31");
+    bad("[sandbox]\nnat_pool4 = fd00::/48", "8 to 31");
+    bad("[sandbox]\nnat_pool6 = fd00::/113", "16 to 112");
+    bad("[sandbox]\nnat_pool6 = maybe", "sandbox.nat_pool6 = maybe");
+    good("[sandbox]\nnat_closed = 10.0.0.0/8, 2001:db8::/32\nnat_open = 192.0.2.1:5432", &s);
+    bad("[sandbox]\nnat_closed = 10.0.0.0/8:80", "sandbox.nat_closed");
+    bad("[sandbox]\nnat_open = example.org:80", "takes addresses");
     bad("[store]\nreplicas = 2\nreplicas_min = 3", "replicas_min is larger");
     bad("[sandbox]\ntimeout = 2d", "sandbox.timeout is larger");
     bad("[sandbox]\nmemory_max = 256MiB", "sandbox.memory is larger");
