@@ -27,9 +27,12 @@ struct api_options {
     void (*registry_error)(struct http_req *req, int status, const char *code, const char *message);
     /* Writes an array: the members of the cluster as gossip sees them. NULL: an empty one. */
     void (*members)(void *arg, struct json_w *w);
+    /* The document of GET /v1/table: rows of this type ("" all) behind the cursor `after` ("": from
+     * the first). -EINVAL: no such type, or no cursor of ours. NULL: an empty table. */
+    int (*table)(void *arg, struct str type, struct str after, size_t limit, struct buf *out);
     /* Appends what else there is to measure, in Prometheus' text form. May be NULL. */
     void (*metrics)(void *arg, struct buf *out);
-    void *arg; /* of both */
+    void *arg; /* of all three */
     /* NULL: plain HTTP. Referenced. */
     struct tls_context *tls;
     /* Who may ask; taken over in every case. NULL: whoever reaches the socket. */

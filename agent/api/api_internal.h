@@ -146,7 +146,7 @@ typedef void api_op_fn(struct api_call *c);
 api_op_fn api_status, api_node_list;
 /* uv_api_node.c */
 api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi;
-api_op_fn api_node_get, api_node_drain, api_member_list;
+api_op_fn api_node_get, api_node_drain, api_member_list, api_table_list;
 api_op_fn api_image_list, api_image_delete, api_image_prune;
 /* uv_api_jobs.c */
 api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;

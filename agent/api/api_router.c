@@ -37,6 +37,8 @@ const struct api_route api_routes[] = {
       "Stop (or resume) taking runs" },
     { "GET", "/v1/members", API_MEMBER_LIST, TOKEN_READ, API_REACH_ANY,
       "The members as gossip sees them" },
+    { "GET", "/v1/table", API_TABLE_LIST, TOKEN_READ, API_REACH_ALL,
+      "The shared table as this node knows it" },
     { "GET", "/v1/images", API_IMAGE_LIST, TOKEN_READ, API_REACH_ALL, "List images" },
     { "POST", "/v1/images/prune", API_IMAGE_PRUNE, TOKEN_ADMIN, API_REACH_ALL,
       "Remove what no tag and no job needs" },

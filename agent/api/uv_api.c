@@ -34,6 +34,7 @@ static api_op_fn *const ops[] = {
     [API_NODE_GET] = api_node_get,
     [API_NODE_DRAIN] = api_node_drain,
     [API_MEMBER_LIST] = api_member_list,
+    [API_TABLE_LIST] = api_table_list,
     [API_IMAGE_LIST] = api_image_list,
     [API_IMAGE_DELETE] = api_image_delete,
     [API_IMAGE_PRUNE] = api_image_prune,

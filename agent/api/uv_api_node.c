@@ -140,6 +140,41 @@ void api_member_list(struct api_call *c)
     api_send_json(c, 200, &b);
 }
 
+void api_table_list(struct api_call *c)
+{
+    static const char *const names[] = { "type", "limit", "after", NULL };
+    struct buf b = BUF_INIT(API_JSON_MAX);
+    char type[32] = "";
+    char after[1024] = "";
+    size_t limit = 0;
+    struct err e = { .code = 0 };
+    if (!api_query_known(c, names)) {
+        return;
+    }
+    int rc = http1_query(c->head->query, "type", 0, type, sizeof(type));
+    rc = rc == 0 || rc == -ENOENT ? http1_query(c->head->query, "after", 0, after, sizeof(after))
+                                  : rc;
+    rc = rc == -ENOENT ? 0 : rc;
+    if (rc != 0 || api_query_limit(c->head->query, &limit, &e) != 0) {
+        api_fail(c, 400, "bad_request", "%s",
+                 rc != 0 ? "query parameter 'type' or 'after' is not valid" : e.text);
+        return;
+    }
+    if (c->api->opt.table == NULL) {
+        (void)buf_adds(&b, "{\"rows\":[]}");
+    } else {
+        rc = c->api->opt.table(c->api->opt.arg, str_of(type), str_of(after), limit, &b);
+    }
+    if (rc != 0) {
+        buf_release(&b);
+        api_fail(c, rc == -EINVAL ? 400 : 500, rc == -EINVAL ? "bad_request" : "internal", "%s",
+                 rc == -EINVAL ? "no such type of rows, or 'after' is not a cursor"
+                               : "the table does not fit into memory");
+        return;
+    }
+    api_send_json(c, 200, &b);
+}
+
 static bool param_is_self(struct api_call *c)
 {
     if (node_is_self(c->api->node, str_of(c->param))) {

@@ -162,6 +162,16 @@ static const struct cli_example members_examples[] = {
       "those that do not" },
 };
 
+static const struct cli_option table_options[] = {
+    { "type", 't', "TYPE", false,
+      "only these: capability, load, image, job, token, secret, schedule, profile" },
+    { "limit", 'n', "N", false, "at most N rows (default 0: all)" },
+};
+static const struct cli_example table_examples[] = {
+    { "agent table -t load", "what this node knows of everybody's load, and how old that is" },
+    { "agent table -t job -o json | jq '.rows[].value'", "the documents themselves" },
+};
+
 static const struct cli_option token_options[] = {
     { "name", 0, "NAME", false, "whose it is: shown in the audit's lines" },
     { "scope", 0, "SCOPE,...", false, "what it may do: read, submit, apply, push, admin" },
@@ -403,6 +413,20 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                       .args_max = 0,
                       .words = CLI_NO_WORDS,
                       EXAMPLES(members_examples) },
+    [CLI_TABLE] = { .name = "table",
+                    .usage = "[-t TYPE] [-n N]",
+                    .summary = "list the shared table as one node knows it",
+                    .text =
+                        "Every node holds the same rows a few seconds after a write. Those of a "
+                        "node (capability, load, image) go with it; those of the cluster (job, "
+                        "token, secret, schedule) are kept on every node's disk; profiles are one "
+                        "row per node that learned something. Values of tokens and secrets are "
+                        "never shown. For debugging: the rows' form may change.",
+                    OPTIONS(table_options),
+                    .groups = LISTING,
+                    .args_max = 0,
+                    .words = CLI_NO_WORDS,
+                    EXAMPLES(table_examples) },
     [CLI_TOKEN] = { .name = "token",
                     .usage = "new --name NAME --scope SCOPE,... [--prefix PREFIX] [--expires TIME]",
                     .summary = "make a token for the API",

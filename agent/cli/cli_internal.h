@@ -33,6 +33,7 @@ enum cli_id {
     CLI_IMAGES,
     CLI_NODES,
     CLI_MEMBERS,
+    CLI_TABLE,
     CLI_TOKEN,
     CLI_CA,
     CLI_KEYGEN,
@@ -226,6 +227,7 @@ void cli_view_jobs(struct cli_view *v, const struct json *list);
 void cli_view_job(struct cli_view *v, const struct json *job);
 void cli_view_nodes(struct cli_view *v, const struct json *list);
 void cli_view_members(struct cli_view *v, const struct json *list);
+void cli_view_table(struct cli_view *v, const struct json *list);
 void cli_view_node(struct cli_view *v, const struct json *node);
 void cli_view_images(struct cli_view *v, const struct json *list);
 void cli_view_status(struct cli_view *v, const struct json *status);

@@ -321,6 +321,34 @@ void cli_view_members(struct cli_view *v, const struct json *list)
     finish(v, &t);
 }
 
+void cli_view_table(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "TYPE",     "OWNER",  "KEY",  "WRITER",
+                                         ">VERSION", ">BYTES", ">AGE", NULL };
+    const struct json *rows = members_of(list, "rows");
+    struct cli_table t;
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, rows, "row", "key")) {
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (row, rows) {
+        struct str owner = cli_json_str(row, "owner");
+        struct str key = cli_json_str(row, "key");
+        text_cell(&t, cli_json_str(row, "type"));
+        text_cell(&t, owner.n != 0 ? owner : STR("cluster"));
+        text_cell(&t, key.n != 0 ? key : STR("-"));
+        text_cell(&t, cli_json_str(row, "writer"));
+        number_cell(&t, row, "version");
+        number_cell(&t, row, "bytes");
+        age_cell(v, &t, cli_json_time(row, "written_at"));
+    }
+    finish(v, &t);
+}
+
 /* "repository:tag", or "repository@digest" where there is no tag. */
 static void image_name(struct buf *out, const struct json *image)
 {

@@ -252,6 +252,7 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_HELP] = cmd_help,
     [CLI_TOKEN] = cli_cmd_token,
     [CLI_MEMBERS] = cli_cmd_members,
+    [CLI_TABLE] = cli_cmd_table,
     [CLI_CA] = cli_cmd_ca,
     [CLI_KEYGEN] = cli_cmd_keygen,
 };

@@ -146,6 +146,7 @@ int cli_cmd_push(struct cli_ctx *ctx);
 int cli_cmd_images(struct cli_ctx *ctx);
 int cli_cmd_nodes(struct cli_ctx *ctx);
 int cli_cmd_members(struct cli_ctx *ctx);
+int cli_cmd_table(struct cli_ctx *ctx);
 int cli_cmd_token(struct cli_ctx *ctx);
 int cli_cmd_ca(struct cli_ctx *ctx);
 int cli_cmd_keygen(struct cli_ctx *ctx);

@@ -139,6 +139,23 @@ static int limit_of(const struct cli_ctx *ctx, uint64_t standard, uint64_t *ret)
     return 0;
 }
 
+int cli_cmd_table(struct cli_ctx *ctx)
+{
+    AUTO_BUF struct buf query = BUF_INIT(TARGET_MAX);
+    struct pages p = { .path = "/v1/table", .key = "rows", .view = cli_view_table };
+    const char *type = cli_args_value(&ctx->args, "type");
+    int rc = limit_of(ctx, 0, &p.limit);
+    if (rc != 0) {
+        return rc;
+    }
+    if (type != NULL) {
+        (void)buf_adds(&query, "&type=");
+        cli_escape_url(&query, str_of(type), false);
+    }
+    p.query = buf_cstr(&query);
+    return show_pages(ctx, &p);
+}
+
 int cli_cmd_runs(struct cli_ctx *ctx)
 {
     static const char *const names[] = { "job", "state" };
