@@ -13,6 +13,7 @@ enum {
     LEAST_VOLATILE = 3, /* members told of a volatile row, at least in small clusters */
     VOLATILE_WIRE = 72, /* bytes of a volatile row on the way, about */
     SECTION_MIN = 32,
+    PACKET_HEAD = 28, /* of IP and UDP */
 };
 
 /* --- what may be sent --- */
@@ -48,7 +49,7 @@ void table_send(struct table *t, struct str peer, struct buf *bytes, bool bulk)
         .type = TABLE_FX_SEND, .peer = peer, .bytes = { p, n }, .reliable = reliable
     };
     bulk = bulk || reliable;
-    (bulk ? &t->bulk : &t->small)->left -= (int64_t)n;
+    (bulk ? &t->bulk : &t->small)->left -= (int64_t)(n + PACKET_HEAD);
     t->counters.sent_messages++;
     t->counters.sent_bytes += n;
     t->counters.sent_reliable += reliable;

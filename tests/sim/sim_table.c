@@ -7,7 +7,7 @@
  * memory      one node that knows N nodes x 200 keys, and a new one that learns all of that
  * changes     one document after the other, each to all nodes; with loss; while every node's load
  *             changes all the time
- * split       halves write apart for two minutes, then come together
+ * split       halves write apart for a minute, then come together
  * restarts    a tenth of the nodes at once
  */
 #include <malloc.h>
@@ -253,12 +253,13 @@ enum { CHANGES = 20 };
 static void change_one_by_one(struct world *w, const char *name, bool load)
 {
     uint64_t took[CHANGES];
+    const size_t changes = load ? CHANGES / 2 : CHANGES;
     struct rng rng;
     char text[64];
 
     rng_init(&rng, w->cfg.seed + 5);
     reset_peaks(w);
-    for (size_t i = 0; i < CHANGES; i++) {
+    for (size_t i = 0; i < changes; i++) {
         size_t node = (size_t)rng_below(&rng, w->cfg.nodes);
         struct change c = { .key = "doc" };
         (void)snprintf(c.value, sizeof c.value, "%s-%zu", name, i);
@@ -274,14 +275,14 @@ static void change_one_by_one(struct world *w, const char *name, bool load)
             world_run(w, SECOND);
         }
     }
-    qsort(took, CHANGES, sizeof took[0], by_number);
+    qsort(took, changes, sizeof took[0], by_number);
     struct traffic t = traffic(w, 0);
-    printf("changes, %s: to all %zu nodes in %.2f s (median), %.2f s (the slowest of %d); at most "
+    printf("changes, %s: to all %zu nodes in %.2f s (median), %.2f s (the slowest of %zu); at most "
            "%llu bytes/s per node\n",
-           name, w->cfg.nodes, (double)took[CHANGES / 2] / SECOND,
-           (double)took[CHANGES - 1] / SECOND, CHANGES, (unsigned long long)t.peak);
-    expect(took[CHANGES - 1] <= 5 * SECOND, "a change reaches all within 5 s");
-    expect(t.peak <= BUDGET + BUDGET / 4, "20 kB/s per node (in each 5 s, with the burst allowed)");
+           name, w->cfg.nodes, (double)took[changes / 2] / SECOND,
+           (double)took[changes - 1] / SECOND, changes, (unsigned long long)t.peak);
+    expect(took[changes - 1] <= 5 * SECOND, "a change reaches all within 5 s");
+    expect(t.peak <= BUDGET + BUDGET / 20, "20 kB/s per node, in any five seconds");
 }
 
 static void oldest_load(struct world *w)
@@ -325,10 +326,10 @@ static void split(struct world *w)
     for (size_t i = 0; i < w->cfg.nodes; i += 2) {
         w->nodes[i].group = 1;
     }
-    for (size_t i = 0; i < 100; i++) {
+    for (size_t i = 0; i < 60; i++) {
         char key[32];
         char value[32];
-        (void)snprintf(key, sizeof key, "split-%zu", i % 60);
+        (void)snprintf(key, sizeof key, "split-%zu", i % 40);
         (void)snprintf(value, sizeof value, "%zu", i);
         INSIST(world_put(w, i * 7 % w->cfg.nodes, TABLE_JOB, key, value) == 0);
         world_run(w, SECOND);
