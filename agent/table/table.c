@@ -150,8 +150,9 @@ static void set_defaults(struct table *t)
     c->bytes_per_s = or_default(c->bytes_per_s, 20 * 1000);
     c->bulk_bytes_per_s = or_default(c->bulk_bytes_per_s, 4 * 1024 * 1024);
     c->memory_max = or_default(c->memory_max, 256ULL * 1024 * 1024);
-    /* In any five seconds no more than was asked for, the burst counted in. */
-    t->small = (struct table_bucket){ .per_s = c->bytes_per_s / 20 * 19,
+    /* In any five seconds no more than was asked for, with the burst and the debt that comparing
+     * may make. */
+    t->small = (struct table_bucket){ .per_s = c->bytes_per_s / 10 * 9,
                                       .most = (int64_t)c->bytes_per_s / 4,
                                       .left = (int64_t)c->bytes_per_s / 4 };
     t->bulk = (struct table_bucket){ .per_s = c->bulk_bytes_per_s,

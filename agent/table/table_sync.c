@@ -36,6 +36,13 @@ void table_differs(struct table *t)
     }
 }
 
+/* Comparing may go into debt, that pushing then waits for: when there is more news than may be
+ * told, comparing is the better way. What changes all the time comes after the rest. */
+static bool may_compare(const struct table *t, unsigned plane)
+{
+    return t->small.left > (plane == 0 ? -t->small.most : -t->small.most / 2);
+}
+
 static struct str peer_name(const struct table_peer *p)
 {
     return (struct str){ p->name, p->name_len };
@@ -97,7 +104,7 @@ void table_sync_tick(struct table *t)
         t->sync_ms = t->sync_ms * 2 < TABLE_SYNC_IDLE_MS ? t->sync_ms * 2 : TABLE_SYNC_IDLE_MS;
     }
     t->next_sync_ms = t->now_ms + t->sync_ms * 3 / 4 + rng_below(&t->rng, t->sync_ms / 2);
-    if (t->small.left <= 0) {
+    if (!may_compare(t, 0)) {
         return;
     }
     struct table_peer *p = table_partner(t);
@@ -134,7 +141,7 @@ void table_on_sync(struct table *t, struct table_peer *from, struct cur *c)
             continue;
         }
         differs = true;
-        if (t->small.left > (p == 0 ? 0 : t->small.most / 2)) {
+        if (may_compare(t, p)) {
             put_buckets(t, &message, p);
         }
     }
@@ -254,7 +261,7 @@ void table_on_buckets(struct table *t, struct table_peer *from, struct cur *c, b
     table_differs(t);
     /* What is small may come from several at once. */
     bool much = n > FEW_BUCKETS || !direct;
-    if ((with_another && much) || t->small.left <= (plane == 0 ? 0 : t->small.most / 2)) {
+    if ((with_another && much) || !may_compare(t, plane)) {
         return;
     }
     memcpy(p->busy_name, from->name, from->name_len);
@@ -502,7 +509,7 @@ static void give(struct table *t, struct table_peer *to, struct wants *w, bool b
     struct buf message;
     bool whole = true;
 
-    if (o == NULL || w->n == 0 || t->small.left <= 0) {
+    if (o == NULL || w->n == 0 || (!may_compare(t, 0) && t->bulk.left <= 0)) {
         return;
     }
     for (size_t i = 0; i < w->n; i++) {

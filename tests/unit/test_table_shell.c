@@ -376,6 +376,36 @@ static int sql(const char *dir, const char *text)
     return rc;
 }
 
+/* While the disk takes nothing a write is answered with an error; it is tried again, in its place.
+ */
+static void test_disk_that_fails(void **state)
+{
+    (void)state;
+    struct fixture *f = make();
+    char path[128];
+    sqlite3 *other = NULL;
+
+    start(f, 0);
+    write_job(f, 0, "a", "1");
+    (void)snprintf(path, sizeof path, "%s/table.db", f->dir[0]);
+    assert_int_equal(sqlite3_open(path, &other), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other, "BEGIN EXCLUSIVE", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(table_write(f->s[0], TABLE_JOB, STR("b"), STR("1"), on_done, f, NULL), 0);
+    unsigned before = f->done;
+    while (f->done == before) {
+        (void)uv_run(&f->uv, UV_RUN_ONCE);
+    }
+    assert_true(f->status < 0);
+    assert_true(has(f, 0, "b", "1")); /* readable, and not forgotten */
+    assert_int_equal(sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_close(other), SQLITE_OK);
+    write_job(f, 0, "c", "1"); /* behind it: so both are durable */
+    stop(f, 0);
+    start(f, 0);
+    assert_true(has(f, 0, "b", "1") && has(f, 0, "c", "1"));
+    clean(f);
+}
+
 static void test_strange_files(void **state)
 {
     (void)state;
@@ -454,7 +484,7 @@ int main(void)
         cmocka_unit_test(test_kept),      cmocka_unit_test(test_three),
         cmocka_unit_test(test_watch),     cmocka_unit_test(test_kill),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_strange_files),
-        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_json),      cmocka_unit_test(test_disk_that_fails),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
