@@ -209,14 +209,17 @@ soak: $(B)/sim/sim_gossip
 	done; echo "ok   soak: $(SEEDS) seeds"
 
 # What both compilers make of it goes the same way, step for step.
-check-sim: $(SIM) $(B)/sim/sim_gossip.clang
+check-sim: $(SIM) $(SIM:=.clang)
 	@$(MAKE) --no-print-directory B=$(B) sim
 	@for seed in 1 2; do \
 		$(B)/sim/sim_gossip --quick --plain --seed $$seed > $(B)/sim/gcc.log && \
 		$(B)/sim/sim_gossip.clang --quick --plain --seed $$seed | diff $(B)/sim/gcc.log - || exit 1; \
-	done; echo "ok   sim: gcc and clang agree"
+	done
+	@$(B)/sim/sim_table --nodes 60 > $(B)/sim/gcc.log && \
+		$(B)/sim/sim_table.clang --nodes 60 | diff $(B)/sim/gcc.log -
+	@echo "ok   sim: gcc and clang agree"
 
-$(B)/sim/sim_gossip.clang: $(B)/clang/tests/sim/sim_gossip.o \
+$(B)/sim/%.clang: $(B)/clang/tests/sim/%.o \
 		$(patsubst %.c,$(B)/clang/%.o,$(wildcard tests/lib/*_world.c)) \
 		$(patsubst %.c,$(B)/clang/%.o,$(SRC)) $(B)/clang/gen/version.o $(B)/clang/gen/ui.o
 	@mkdir -p $(@D); echo "  LINK    $@"

@@ -30,7 +30,6 @@ SIDE_BY_SIDE = [
 ALONE = [
     ("system", "system", "system.xml"),
     ("package", "check-package", None),
-    ("sim", "sim", None),
 ]
 LONG = [
     ("tsan", "unit-tsan", "tsan.json"),

@@ -211,7 +211,9 @@ static void send(struct world *w, size_t from, const struct table_effect *fx)
                               .reliable = fx->reliable,
                               .n = fx->bytes.n };
         memcpy(ev->bytes, fx->bytes.p, fx->bytes.n);
-        post(w, ev, delay(w) + (fx->reliable ? delay(w) * 2 : 0));
+        uint64_t in = delay(w);
+        in += fx->reliable ? delay(w) * 2 : 0;
+        post(w, ev, in);
     }
 }
 

@@ -267,9 +267,9 @@ static void change_one_by_one(struct world *w, const char *name, bool load)
         took[i] = world_run_until(w, MINUTE, everywhere, &c);
         for (unsigned s = 0; s < 3; s++) {
             for (size_t k = 0; load && k < w->cfg.nodes; k++) {
-                (void)snprintf(text, sizeof text, "free=%llu wait=%zu mem=%llu",
-                               (unsigned long long)rng_below(&rng, 64), k,
-                               (unsigned long long)rng_u64(&rng) >> 40);
+                unsigned long long unused = rng_below(&rng, 64);
+                unsigned long long memory = rng_u64(&rng) >> 40;
+                (void)snprintf(text, sizeof text, "free=%llu wait=%zu mem=%llu", unused, k, memory);
                 INSIST(world_put(w, k, TABLE_LOAD, "", text) == 0);
             }
             world_run(w, SECOND);
