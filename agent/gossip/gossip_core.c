@@ -437,6 +437,7 @@ static void on_leave(struct gossip *g)
                                   .from = gossip_str_of(self->name),
                                   .incarnation = self->incarnation };
     g->leaving = true;
+    gossip_serf_leave(g);
     g->left_at = g->now + LEAVE_MS;
     gossip_on_dead(g, &m);
     g->urgent = true;

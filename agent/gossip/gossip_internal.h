@@ -385,5 +385,7 @@ void gossip_lost_release(struct gossip *g);
 
 int gossip_user_send(struct gossip *g, const struct gossip_event *ev);
 void gossip_on_user(struct gossip *g, struct str bytes);
+/* Tells Serf's agents that we leave, in their words. */
+void gossip_serf_leave(struct gossip *g);
 
 #endif

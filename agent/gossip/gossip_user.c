@@ -11,8 +11,13 @@
 #include "agent/gossip/gossip_internal.h"
 #include "common/insist.h"
 #include "common/mem.h"
+#include "common/msgpack.h"
 
-enum { USER_MAGIC = 0x41 };
+enum {
+    USER_MAGIC = 0x41,
+    SERF_LEAVE = 0, /* of Serf's message types */
+    SERF_DELEGATE_MIN = 2,
+};
 
 static void user_write(struct gossip *g, const struct gossip_event *ev, struct buf *b)
 {
@@ -155,5 +160,40 @@ void gossip_on_user(struct gossip *g, struct str bytes)
         fx->channel = channel;
         gossip_view_of(g, slot, &fx->member);
         gossip_bump(g, GOSSIP_C_USER_IN);
+    }
+}
+
+static bool want_foreign(const struct gossip *g, uint32_t slot, uint32_t arg)
+{
+    (void)arg;
+    return g->m[slot].state == GOSSIP_ALIVE && !gossip_is_ours(&g->m[slot]);
+}
+
+/* To Serf a member that goes without its "leave intent" has failed. Its agents pass it on among
+ * themselves. Its Lamport time must be later than that of our last leave; an incarnation is. */
+void gossip_serf_leave(struct gossip *g)
+{
+    const struct gossip_member *self = &g->m[GOSSIP_SELF];
+    uint32_t to[4];
+
+    if (self->vsn[5] < SERF_DELEGATE_MIN) {
+        return;
+    }
+    unsigned n = gossip_pick(g, ARRAY_LEN(to), want_foreign, 0, to);
+    AUTO_BUF struct buf b = BUF_INIT(1024);
+    (void)buf_add_u8(&b, GOSSIP_USER);
+    (void)buf_add_u8(&b, SERF_LEAVE);
+    msgpack_put_map(&b, 3);
+    msgpack_put_cstr(&b, "LTime");
+    msgpack_put_uint(&b, self->incarnation + 1ULL);
+    msgpack_put_cstr(&b, "Node");
+    msgpack_put_bytes(&b, gossip_str_of(self->name));
+    msgpack_put_cstr(&b, "Prune");
+    msgpack_put_bool(&b, false);
+    for (unsigned i = 0; i < n && buf_error(&b) == 0; i++) {
+        struct gossip_effect *fx = gossip_fx_bytes(g, GOSSIP_FX_PACKET, buf_str(&b));
+        if (fx != NULL) {
+            fx->to = gossip_member_addr(&g->m[to[i]]);
+        }
     }
 }
