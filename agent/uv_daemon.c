@@ -287,6 +287,7 @@ static void more_metrics(void *arg, struct buf *out)
     if (d->gossip != NULL) {
         gossip_shell_metrics(d->gossip, out);
     }
+    table_metrics(node_table(d->node), out);
 }
 
 /* Where others find our API: the gossip address with this port, unless http.advertise names
@@ -305,6 +306,31 @@ static void http_place(const struct settings *s, struct gossip_meta *m)
     m->features |= s->http.tls_cert[0] != '\0' ? GOSSIP_FEATURE_TLS : 0;
 }
 
+static void on_member(void *arg, enum gossip_change change, const struct gossip_view *m)
+{
+    const struct daemon *d = arg;
+
+    node_on_member(d->node, change, m);
+}
+
+static void on_message(void *arg, struct str from, uint8_t channel, struct str bytes)
+{
+    const struct daemon *d = arg;
+
+    if (channel == GOSSIP_CHANNEL_TABLE) {
+        node_on_message(d->node, from, bytes);
+    }
+}
+
+static void to_member(void *arg, struct str peer, struct str bytes, bool reliable)
+{
+    const struct daemon *d = arg;
+
+    if (d->gossip != NULL) {
+        (void)gossip_shell_send(d->gossip, peer, GOSSIP_CHANNEL_TABLE, bytes.p, bytes.n, reliable);
+    }
+}
+
 static int gossip_start(struct daemon *d, struct err *e)
 {
     char dir[SETTINGS_PATH_MAX + 8];
@@ -314,6 +340,8 @@ static int gossip_start(struct daemon *d, struct err *e)
                                   .data_dir = dir,
                                   .udp_fd = GOSSIP_UDP_FD,
                                   .tcp_fd = GOSSIP_TCP_FD,
+                                  .on_member = on_member,
+                                  .on_message = on_message,
                                   .arg = d };
 
     if (d->settings.gossip.listen[0] == '\0') {
@@ -321,6 +349,7 @@ static int gossip_start(struct daemon *d, struct err *e)
     }
     (void)snprintf(dir, sizeof(dir), "%s/db", d->settings.node.data_dir);
     http_place(&d->settings, &opt.meta);
+    node_set_sender(d->node, to_member, d);
     return gossip_shell_start(&opt, &d->gossip, e);
 }
 
@@ -329,6 +358,7 @@ static int start(struct daemon *d, struct err *e)
     const struct node_options node = { .loop = &d->loop,
                                        .settings = &d->settings,
                                        .launcher_fd = SANDBOX_AGENT_FD,
+                                       .tls = d->tls_client,
                                        .on_ready = on_ready,
                                        .on_broken = on_broken,
                                        .arg = d };

@@ -171,12 +171,26 @@ static bool prefix_may(struct api_call *c, const struct token *t)
     return may;
 }
 
+/* A node, by its certificate, may fetch images, and read what its own runs write here. */
+static bool peer_may(const struct api_call *c)
+{
+    struct str name;
+    bool reads = str_eqs(c->head->method, "GET") || str_eqs(c->head->method, "HEAD");
+    bool own = str_eqs(http1_header(c->head, "Agent-Hop"), "guest");
+    return reads && (own || api_is_registry(c)) && http_req_is_tls(c->req) &&
+           api_peer_name(c, &name);
+}
+
 bool api_auth_may(struct api_call *c)
 {
     struct api *a = c->api;
     bool open = c->route != NULL && c->route->scopes == 0;
     if (!origin_may(c)) {
         return false;
+    }
+    if (peer_may(c)) {
+        http_req_set_user(c->req, "peer");
+        return true;
     }
     if (a->tokens == NULL || open) {
         return host_may(c);

@@ -34,6 +34,11 @@ bool api_peer_name(const struct api_call *c, struct str *ret)
 {
     const struct settings *s = node_settings(c->api->node);
     struct str name = http1_header(c->head, "Agent-Node");
+
+    if (http_req_is_tls(c->req)) {
+        *ret = str_of(http_req_tls_name(c->req));
+        return ret->n != 0 && ret->n < NODE_NAME_CAP;
+    }
     bool open =
         c->api->tokens == NULL && (s->auth.insecure || settings_addr_is_loopback(s->http.listen));
 

@@ -86,7 +86,7 @@ static const char *const statements[JOB_ST_COUNT_] = {
                         " job_revision d ON d.name = j.name AND d.revision = j.revision"
                         " WHERE j.name > ? AND j.deleted = 0 ORDER BY j.name LIMIT ?",
     [JOB_ST_REVISION_PUT] =
-        "INSERT INTO job_revision(name, revision, created, document) VALUES(?,?,?,?)",
+        "INSERT OR REPLACE INTO job_revision(name, revision, created, document) VALUES(?,?,?,?)",
     [JOB_ST_REVISION_GET] =
         "SELECT d.revision, j.created, d.created, d.document FROM job_revision d"
         " JOIN job j ON j.name = d.name WHERE d.name = ? AND d.revision = ?",

@@ -120,6 +120,13 @@ int job_db_read_run(struct job_db *db, struct str text, struct run *ret);
 
 int job_db_put_job(struct job_db *db, const char *name, struct str document, uint32_t if_match,
                    int64_t now_us, bool *ret_created, bool *ret_changed, struct job **ret);
+/* A revision as another node numbered it: it is the newest here from then on. */
+struct job_db_version {
+    uint32_t revision;
+    int64_t created_us, updated_us;
+};
+int job_db_take_job(struct job_db *db, struct str key, const struct job_db_version *v,
+                    struct str document, bool *ret_created, bool *ret_changed, struct job **ret);
 int job_db_get_job(struct job_db *db, struct str name, uint32_t revision, struct job **ret);
 int job_db_list_jobs(struct job_db *db, struct str after, size_t limit, struct job **jobs,
                      size_t *ret_n, bool *ret_more);

@@ -143,6 +143,30 @@ int job_db_put_job(struct job_db *db, const char *name, struct str document, uin
     return r != 0 ? r : job_db_get_job(db, key, 0, ret);
 }
 
+int job_db_take_job(struct job_db *db, struct str key, const struct job_db_version *v,
+                    struct str document, bool *ret_created, bool *ret_changed, struct job **ret)
+{
+    struct job_head h;
+    bool same = false;
+    int r = head_get(db, key, &h);
+
+    r = r != 0 ? r : same_document(db, key, document, &same);
+    if (r != 0) {
+        return r;
+    }
+    bool exists = h.known && !h.deleted;
+    *ret_created = !exists;
+    *ret_changed = !same || !exists || h.revision != v->revision;
+    if (*ret_changed) {
+        h.revision = v->revision;
+        h.created_us = v->created_us;
+        h.updated_us = v->updated_us;
+        r = job_put(db, key, &h);
+        r = r != 0 ? r : revision_put(db, key, &h, document);
+    }
+    return r != 0 ? r : job_db_get_job(db, key, 0, ret);
+}
+
 int job_db_list_jobs(struct job_db *db, struct str after, size_t limit, struct job **jobs,
                      size_t *ret_n, bool *ret_more)
 {

@@ -105,6 +105,9 @@ typedef void job_store_job_fn(void *arg, int status, const struct job *job, bool
  * document keeps its revision. Revisions of one name only ever grow, across deletion too. */
 int job_store_put_job(struct job_store *s, const struct job *job, uint32_t if_match, int64_t now_us,
                       job_store_job_fn *fn, void *arg);
+/* The same for a document that another node has applied: it keeps its revision and times, and is
+ * the newest here, whatever was. */
+int job_store_take_job(struct job_store *s, const struct job *job, job_store_job_fn *fn, void *arg);
 /* revision 0: the newest. -ENOENT. A deleted job's revisions stay readable by number as long as a
  * run refers to them. */
 int job_store_get_job(struct job_store *s, struct str name, uint32_t revision, job_store_job_fn *fn,

@@ -56,6 +56,7 @@ struct store_request {
     /* what is asked for */
     struct ulid id;
     struct buf text;                  /* a document */
+    struct job_db_version version;    /* of a document that is taken */
     char name[JOB_STORE_KEY_MAX + 1]; /* a job, an idempotency key */
     uint32_t name_n;
     uint32_t revision;

@@ -270,6 +270,27 @@ int job_store_put_job(struct job_store *s, const struct job *job, uint32_t if_ma
     return send_write(s, q);
 }
 
+static int take_job_work(struct job_db *db, struct store_request *q)
+{
+    return job_db_take_job(db, name_of(q), &q->version, buf_str(&q->text), &q->created, &q->changed,
+                           &q->job);
+}
+
+int job_store_take_job(struct job_store *s, const struct job *job, job_store_job_fn *fn, void *arg)
+{
+    struct store_request *q = job_store_request_new(take_job_work, job_done, arg);
+
+    if (q == NULL) {
+        return -ENOMEM;
+    }
+    REQUIRE(job->name[0] != '\0' && job->revision != 0);
+    set_name(q, str_of(job->name));
+    job_to_text(job, &q->text);
+    q->version = (struct job_db_version){ job->revision, job->created_us, job->updated_us };
+    q->fn.job = fn;
+    return send_write(s, q);
+}
+
 static int get_job_work(struct job_db *db, struct store_request *q)
 {
     return job_db_get_job(db, name_of(q), q->revision, &q->job);

@@ -7,6 +7,9 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
+/* A run that found no room here is tried again within this. */
+enum { WANTED_MS = 2 * JOB_NO_ROOM_MS };
+
 /* Room that an attempt holds from PLACED (or its acceptance as a guest) to its end. */
 struct reservation {
     struct ulid id; /* the map's key */
@@ -140,6 +143,7 @@ static void elsewhere_over(struct node_core *c, const struct job_event *ev, stru
 
     if (p != NULL && job_core_run(c->jobs, ev->id, &run) && run.attempt == ev->attempt) {
         node_core_peer_give(p, run.limits.memory_bytes);
+        p->blocked_ms = 0; /* whatever it refused, there is a slot now */
         fx->capacity = true;
     }
 }
@@ -293,6 +297,9 @@ static void place(struct node_core *c, const struct node_event *ev, struct node_
         return;
     }
     answer.type = JOB_EV_NO_ROOM;
+    if (fx->verdicts[0].kind == ROUTE_BUSY) {
+        c->wanted_ms = c->now_ms + WANTED_MS;
+    }
     if (fx->decision.chosen == 0 &&
         hold(c, answer.id, answer.attempt, ev->request.memory_bytes) == 0) {
         answer.type = JOB_EV_PLACED;
@@ -327,19 +334,27 @@ static void offered(struct node_core *c, const struct node_event *ev, struct nod
     if (p == NULL) {
         return;
     }
+    /* What it had free just now may be free again before its next word, which only comes when that
+     * is something else: so the figures stay, and it is left alone for a while. */
+    node_core_peer_give(p, ev->request.memory_bytes);
     if (ev->offered == NODE_OFFER_REFUSED) {
-        p->p.slots_free = ev->peer.slots_free;
-        p->p.memory_free_bytes = ev->peer.memory_free_bytes;
+        uint64_t wait_ms = ev->peer.wait_us / 1000;
+        wait_ms = wait_ms < NODE_REFUSED_MIN_MS ? NODE_REFUSED_MIN_MS : wait_ms;
+        p->blocked_ms = c->now_ms + (wait_ms < NODE_REFUSED_MS ? wait_ms : NODE_REFUSED_MS);
         p->p.wait_us = ev->peer.wait_us;
-        p->seen_ms = c->now_ms;
-        p->blocked_ms = c->now_ms + NODE_REFUSED_MS;
     } else {
-        node_core_peer_give(p, ev->request.memory_bytes);
         p->blocked_ms = c->now_ms + NODE_UNREACHED_MS;
     }
 }
 
-/* Room for a peer's run? Who waits here already goes first. */
+/* Does a run of this node's wait for room here? One that only another node can take does not count:
+ * nodes whose runs wait for each other would wait for ever. */
+static bool is_wanted(const struct node_core *c)
+{
+    return c->now_ms < c->wanted_ms && job_core_wants_room(c->jobs);
+}
+
+/* Room for a peer's run? Who waits for it here goes first. */
 static void guest(struct node_core *c, const struct node_event *ev, struct node_effects *fx)
 {
     const struct reservation *r = map_get(&c->held, id_key(&ev->job.id));
@@ -361,7 +376,7 @@ static void guest(struct node_core *c, const struct node_event *ev, struct node_
         fx->guest = NODE_GUEST_DRAINING;
     } else if (!decision.possible) {
         fx->guest = NODE_GUEST_IMPOSSIBLE;
-    } else if (decision.chosen != 0 || job_core_wants_room(c->jobs) ||
+    } else if (decision.chosen != 0 || is_wanted(c) ||
                hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes) != 0) {
         fx->guest = NODE_GUEST_BUSY;
     } else {
@@ -452,7 +467,7 @@ void node_core_load(const struct node_core *c, struct node_peer *ret)
         .state = self.draining ? NODE_PEER_DRAINING : NODE_PEER_ALIVE,
         .has = NODE_PEER_HAS_LOAD | NODE_PEER_HAS_FACTS,
         .room = c->room,
-        .slots_free = job_core_wants_room(c->jobs) ? 0 : self.slots_free,
+        .slots_free = is_wanted(c) ? 0 : self.slots_free,
         .memory_free_bytes = self.memory_free_bytes,
         .facts = c->facts,
         .facts_len = c->facts_len,

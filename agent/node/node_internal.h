@@ -32,9 +32,10 @@ enum {
     NODE_FACTS_MAX = 320,
     NODE_PEERS_MAX = 4096,
     NODE_PEER_IMAGES_MAX = 4096,
-    NODE_TRIES_MAX = 6,        /* offers of one run before it waits */
-    NODE_REFUSED_MS = 1000,    /* a peer that refused is not asked again for this long, or until
-                                  newer word of it comes */
+    NODE_TRIES_MAX = 6, /* offers of one run before it waits */
+    NODE_REFUSED_MIN_MS =
+        100,                /* a peer that refused is not asked again for the wait that it named, */
+    NODE_REFUSED_MS = 1000, /* within these, or until newer word of it comes */
     NODE_UNREACHED_MS = 3000,  /* the same when it could not be reached */
     NODE_FORWARD_US = 2000,    /* what sending a run elsewhere costs */
     NODE_COLD_US = 400 * 1000, /* what an image costs that is not there; a guess until learned */
@@ -80,7 +81,7 @@ uint64_t node_image_hash(const struct digest *d);
 
 enum node_offer_end {
     NODE_OFFER_ACCEPTED,
-    NODE_OFFER_REFUSED,  /* slots_free, memory_free_bytes, wait_us of `peer`: what it has now */
+    NODE_OFFER_REFUSED,  /* wait_us of `peer`: what it expects */
     NODE_OFFER_UNREACHED /* for sure it has not taken it */
 };
 

@@ -330,6 +330,7 @@ static void room_tell(struct node *n)
         n->settings.sandbox.memory = memory;
     }
     node_feed(n, &ev);
+    node_cluster_capability(n);
 }
 
 /* Attempts in slots, attempts on their way, and as many that were alive before us. */
@@ -497,7 +498,8 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         return err_set(e, -ENOMEM, "the node");
     }
     if ((rc = make_parts(n, e)) != 0 || (rc = probe(n, e)) != 0 || (rc = open_state(n, e)) != 0 ||
-        (rc = node_peers_start(n, e)) != 0 ||
+        (rc = node_cluster_start(n, e)) != 0 || (rc = node_peers_start(n, e)) != 0 ||
+        (rc = node_pull_start(n, e)) != 0 ||
         (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0) {
         /* The process ends: what was opened goes with it. */
@@ -619,12 +621,20 @@ static void client_closed(void *arg)
     job_store_close(n->store, store_closed, n);
 }
 
+static void table_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->table = NULL;
+    sandbox_client_close(n->client, client_closed, n);
+}
+
 static void streams_closed(void *arg)
 {
     struct node *n = arg;
 
     n->http_streams = NULL;
-    sandbox_client_close(n->client, client_closed, n);
+    table_close(n->table, table_closed, n);
 }
 
 static void calls_closed(void *arg)
@@ -635,11 +645,19 @@ static void calls_closed(void *arg)
     http_client_close(n->http_streams, streams_closed, n);
 }
 
+static void fetcher_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->fetcher = NULL;
+    http_client_close(n->http, calls_closed, n);
+}
+
 void node_close(struct node *n, void (*on_closed)(void *arg), void *arg)
 {
     REQUIRE(!n->closing);
     n->closing = true;
     n->on_closed = on_closed;
     n->closed_arg = arg;
-    http_client_close(n->http, calls_closed, n);
+    image_fetcher_close(n->fetcher, fetcher_closed, n);
 }

@@ -109,6 +109,7 @@ static void on_job_put(void *arg, int status, const struct job *job, bool create
         node_feed_job(n, &ev);
         if (changed) {
             node_triggers_job(n, job);
+            node_cluster_job_put(n, job);
             log_info("job '%s' is at revision %u", job->name, job->revision);
         }
     }
@@ -189,6 +190,7 @@ static void on_deleted(void *arg, int status)
     if (status == 0 && !n->closing) {
         node_docs_drop(&n->jobs, str_of(x->job->name));
         node_triggers_drop(n, str_of(x->job->name));
+        node_cluster_job_deleted(n, x->job->name);
         telemetry_forget_job(n->metrics, x->job->name);
         log_info("job '%s' is deleted", x->job->name);
     }

@@ -8,13 +8,16 @@
 #ifndef AGENT_NODE_UV_NODE_INTERNAL_H
 #define AGENT_NODE_UV_NODE_INTERNAL_H
 
+#include "agent/image/image_fetch.h"
 #include "agent/image/image_store.h"
 #include "agent/jobs/uv_store.h"
 #include "agent/node/node_internal.h"
 #include "agent/node/node_msg.h"
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/uv_sandbox.h"
+#include "agent/table/uv_table.h"
 #include "common/list.h"
+#include "common/log.h"
 #include "common/loop/http_client.h"
 #include "common/map.h"
 #include "common/rng.h"
@@ -110,6 +113,7 @@ struct node_live {
     struct node_image *image;
     bool waits_for_image;
     bool asking; /* the store or the images owe an answer for it */
+    bool pulled; /* its image was fetched: what is missing now stays missing */
     uint64_t started_ms;
     struct telemetry_fds fds;
     struct telemetry_meter meter;
@@ -321,6 +325,14 @@ struct node {
     size_t guests_live;                      /* not ended */
     uint64_t guests_stop_ms, guests_wait_ms; /* a drain: stop them then; wait for reports so long */
     uint64_t check_ms;                       /* the next look at what peers have of ours */
+    struct table_shell *table;
+    struct image_fetcher *fetcher;
+    struct image_header identity[2]; /* what calls to peers carry */
+    size_t identity_len;
+    struct log_limit row_limit;
+    bool listing; /* the images are being listed */
+    uint64_t images_stamp, images_again_ms;
+    size_t running_here; /* attempts that run here, guests counted */
 
     struct loop_timer tick, ping, sample, retain, peers;
     struct loop_defer settle;
@@ -440,6 +452,33 @@ void node_query_say(struct node_query *q, enum node_says says);
 void node_query_text(struct node_query *q); /* q->text is the answer */
 void node_query_refuse(struct node_query *q, enum node_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* -- uv_node_cluster.c: gossip and table -- */
+int node_cluster_start(struct node *n, struct err *e);
+void node_cluster_ready(struct node *n);
+void node_cluster_capability(struct node *n); /* what this node is has changed */
+void node_cluster_look(struct node *n);       /* four times a second: what else has changed */
+void node_cluster_job_put(struct node *n, const struct job *job);
+void node_cluster_job_deleted(struct node *n, const char *name);
+/* Of all live members this node is the one that looks after the job of that name: the first in
+ * rendezvous order. Members that see each other agree. */
+bool node_cluster_keeps(const struct node *n, struct str job);
+/* What the cluster says that a tag is; false: nobody has it. */
+bool node_cluster_tag(const struct node *n, const char *repository, const char *tag,
+                      struct digest *ret);
+
+/* -- uv_node_pull.c: images of other nodes -- */
+int node_pull_start(struct node *n, struct err *e);
+/* Fetches the run's image by its digest; `first` is asked first when it has it ("": nobody). fn
+ * comes when 0 is returned. -ENOENT: no member has it; as image_fetch_start(). */
+int node_pull_image(struct node *n, const struct run *run, const char *first, image_fetch_fn *fn,
+                    void *arg, struct err *e);
+/* here: what the reference is in this node's store, or NULL. True: in the cluster it is something
+ * else, *ret. */
+bool node_pull_newer(const struct node *n, const struct image_ref *ref, const struct digest *here,
+                     struct digest *ret);
+/* Does a live member say that it has this image? */
+bool node_cluster_has(const struct node *n, const struct digest *d);
 
 /* -- uv_node_remote.c: runs of ours that peers have -- */
 void node_remote_offer(struct node_live *l, const char *peer);

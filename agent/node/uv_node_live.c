@@ -319,12 +319,55 @@ static void image_use(struct node_live *l, struct node_image *img)
     }
 }
 
+static void resolve(struct node_live *l);
+
+static void on_fetched(void *arg, int rc, const struct image_fetched *got, const char *why)
+{
+    struct node_live *l = ticket_use(arg);
+
+    (void)got;
+    if (l == NULL || l->node->closing) {
+        return;
+    }
+    if (rc != 0) {
+        node_live_fail(l, LIVE_PREPARE_FAILED, rc == -ENOSPC ? RUN_REASON_QUOTA : RUN_REASON_IMAGE,
+                       why);
+        return;
+    }
+    l->pulled = true;
+    resolve(l);
+}
+
+/* The image is not here, or not all of it. */
+static void fetch(struct node_live *l, const struct err *missing)
+{
+    struct ticket *t = ticket_new(l);
+    struct err e = { .code = 0 };
+    const char *first = l->guest != NULL ? l->guest->owner : "";
+    int rc = node_pull_image(l->node, &l->run, first, on_fetched, t, &e);
+
+    if (rc == 0) {
+        return;
+    }
+    (void)ticket_use(t);
+    if (rc == -EAGAIN) {
+        node_live_answer(l, LIVE_NO_ROOM);
+    } else {
+        node_live_fail(l, LIVE_PREPARE_FAILED, RUN_REASON_IMAGE,
+                       rc == -ENOENT ? err_text(missing) : err_text(&e));
+    }
+}
+
 static void on_resolved(void *arg, int status, struct image_resolved *image, const struct err *e)
 {
     struct node_live *l = ticket_use(arg);
 
     if (l == NULL || l->node->closing) {
         image_resolved_free(image);
+        return;
+    }
+    if (status == -ENOENT && !l->pulled) {
+        fetch(l, e);
         return;
     }
     if (status != 0) {
@@ -340,10 +383,20 @@ static void on_resolved(void *arg, int status, struct image_resolved *image, con
     image_use(l, img);
 }
 
+static void resolve(struct node_live *l)
+{
+    struct image_ref ref = { .digest = l->run.image_digest };
+    struct ticket *t = ticket_new(l);
+
+    if (image_store_resolve(l->node->images_store, &ref, on_resolved, t) != 0) {
+        (void)ticket_use(t);
+        node_live_answer(l, LIVE_NO_ROOM);
+    }
+}
+
 void node_fx_prepare(struct node *n, const struct run *run)
 {
     struct node_live *l = node_live_find(n, run->id, run->attempt);
-    struct image_ref ref = { .digest = run->image_digest };
 
     INSIST(l != NULL);
     l->stage = LIVE_PREPARING;
@@ -353,11 +406,7 @@ void node_fx_prepare(struct node *n, const struct run *run)
         image_use(l, img);
         return;
     }
-    struct ticket *t = ticket_new(l);
-    if (image_store_resolve(n->images_store, &ref, on_resolved, t) != 0) {
-        (void)ticket_use(t);
-        node_live_answer(l, LIVE_NO_ROOM);
-    }
+    resolve(l);
 }
 
 static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const char *text,
@@ -638,6 +687,7 @@ static void on_adopted(void *arg)
         n->ready = true;
         node_guests_adopted(n);
         node_triggers_load(n);
+        node_cluster_ready(n);
         n->opt.on_ready(n->opt.arg);
         (void)sandbox_client_ready(n->client, "accepting runs");
     }

@@ -95,7 +95,10 @@ bool node_target(const struct node *n, struct str name, struct http_target *ret)
     if (p == NULL || p->port == 0) {
         return false;
     }
-    *ret = (struct http_target){ .host = p->host, .port = p->port };
+    /* Its certificate must be for its name. */
+    *ret = (struct http_target){
+        .host = p->host, .port = p->port, .tls = n->opt.tls, .tls_name = p->name
+    };
     return true;
 }
 
@@ -528,6 +531,8 @@ int node_peers_start(struct node *n, struct err *e)
         rc = http_client_start(n->loop, &streams, &n->http_streams, e);
     }
     if (rc == 0) {
+        n->identity[0] = (struct image_header){ "Agent-Node", n->settings.node.name };
+        n->identity_len = 1;
         loop_timer_start(&n->peers, LOOK_MS, LOOK_MS);
     }
     return rc;
@@ -541,6 +546,7 @@ void node_peers_look(struct node *n)
         return;
     }
     node_guests_look(n);
+    node_cluster_look(n);
     if (now >= n->check_ms) {
         n->check_ms = now + NODE_CHECK_MS;
         node_remote_look(n);

@@ -183,7 +183,20 @@ static bool possible(struct node_request *r)
 static void on_image(void *arg, int status, struct image_resolved *image, const struct err *e)
 {
     struct node_request *r = arg;
+    struct image_ref ref;
+    struct digest newest;
 
+    /* What the cluster has may be newer, or the only one. */
+    if ((status == 0 || status == -ENOENT) && !r->node->closing &&
+        image_ref_parse(str_of(r->run.image), &ref, NULL) == 0 &&
+        node_pull_newer(r->node, &ref, status == 0 ? &image->digest : NULL, &newest)) {
+        image_resolved_free(image);
+        r->run.image_digest = newest;
+        if (possible(r)) {
+            keep_payload(r);
+        }
+        return;
+    }
     if (status != 0) {
         node_request_fail(r, status == -ENOMEM ? NODE_INTERNAL : NODE_UNKNOWN_IMAGE, 0, NULL,
                           "image '%s': %s", r->run.image, err_text(e));

@@ -114,6 +114,7 @@ struct firing {
     char job[RUN_JOB_CAP];
     char schedule[TRIGGER_NAME_MAX + 1];
     int64_t planned_us;
+    struct loop_defer elsewhere; /* another node fires it */
 };
 
 static void active_drop(struct node_triggers *t, struct active *a)
@@ -189,6 +190,23 @@ static void replace(struct node_triggers *t, struct str job, struct str schedule
     }
 }
 
+/* Every node has every job's schedules; one of them fires each. */
+static void fired_elsewhere(struct loop_defer *d)
+{
+    struct firing *f = CONTAINER_OF(d, struct firing, elsewhere);
+    struct node_triggers *t = f->owner;
+    struct trigger_plan_event ev = { .type = TRIGGER_PLAN_FIRED,
+                                     .job = str_of(f->job),
+                                     .schedule = str_of(f->schedule),
+                                     .planned_us = f->planned_us };
+
+    list_remove(&f->link);
+    if (!t->closed) {
+        (void)step(t, &ev);
+    }
+    mem_free(f);
+}
+
 static void fire(struct node_triggers *t, const struct trigger_plan_effect *fx)
 {
     char key[TRIGGER_FIRING_KEY_CAP];
@@ -204,6 +222,11 @@ static void fire(struct node_triggers *t, const struct trigger_plan_effect *fx)
     (void)str_copy(f->schedule, sizeof f->schedule, str_of(fx->schedule));
     list_init(&f->link);
     list_push_back(&t->firings, &f->link);
+    loop_defer_init(&f->elsewhere, fired_elsewhere);
+    if (!node_cluster_keeps(t->node, str_of(f->job))) {
+        loop_defer_post(t->node->loop, &f->elsewhere);
+        return;
+    }
     if (fx->replace) {
         replace(t, str_of(f->job), str_of(f->schedule));
     }
@@ -724,7 +747,9 @@ void node_triggers_free(struct node *n)
         mem_free(LIST_ITEM(l, struct active, link));
     }
     LIST_EACH_SAFE (l, &t->firings) {
-        mem_free(LIST_ITEM(l, struct firing, link));
+        struct firing *f = LIST_ITEM(l, struct firing, link);
+        loop_defer_cancel(&f->elsewhere);
+        mem_free(f);
     }
     LIST_EACH_SAFE (l, &t->following) {
         following_free(LIST_ITEM(l, struct following, link));

@@ -330,6 +330,14 @@ static void guests_take_room_until_they_are_over(void **state)
     assert_int_equal(node_core_slots_used(f->core), 2);
 }
 
+static void end_of(struct fixture *f, struct ulid id)
+{
+    const struct job_result done = { .reason = RUN_REASON_EXIT };
+
+    job_event(f,
+              (struct job_event){ .type = JOB_EV_ENDED, .id = id, .attempt = 1, .result = &done });
+}
+
 static void own_runs_that_wait_go_before_guests(void **state)
 {
     struct fixture *f = *state;
@@ -349,6 +357,16 @@ static void own_runs_that_wait_go_before_guests(void **state)
     node_core_load(f->core, &self);
     assert_int_equal(self.slots_free, 0);
     assert_int_equal(self.wait_us, 4000000); /* two runs' time, one slot */
+    /* A run that waits for another node keeps nobody out. */
+    place(f, second, 600, NULL);
+    struct ulid third = submit(f, 10);
+    end_of(f, second);
+    peer(f, "n2", 0);
+    place(f, third, 10, "big");
+    f->now_ms += 5000;
+    guest(f, NODE_EV_GUEST, 1, 1, 10);
+    assert_int_equal(f->fx.guest, NODE_GUEST_TAKEN);
+    guest(f, NODE_EV_GUEST_OVER, 1, 1, 10);
     job_event(f, (struct job_event){ .type = JOB_EV_DRAIN, .drain_ms = UINT64_MAX });
     guest(f, NODE_EV_GUEST, 1, 1, 10);
     assert_int_equal(f->fx.guest, NODE_GUEST_DRAINING);
