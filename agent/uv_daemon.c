@@ -280,6 +280,18 @@ static void members_json(void *arg, struct json_w *w)
     }
 }
 
+/* The rows of the shared table, for GET /v1/table. */
+static int table_rows(void *arg, struct str type, struct str after, size_t limit, struct buf *out)
+{
+    const struct daemon *d = arg;
+    unsigned number = table_type_of(type);
+
+    if (type.n != 0 && number == 0) {
+        return -EINVAL;
+    }
+    return table_json(node_table(d->node), number, after, limit, out);
+}
+
 static void more_metrics(void *arg, struct buf *out)
 {
     const struct daemon *d = arg;
@@ -388,6 +400,7 @@ static int start(struct daemon *d, struct err *e)
                                      .registry_arg = d,
                                      .registry_error = image_registry_error,
                                      .members = members_json,
+                                     .table = table_rows,
                                      .metrics = more_metrics,
                                      .arg = d,
                                      .tokens = tokens };
