@@ -10,11 +10,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "common/insist.h"
 #include "common/log.h"
 #include "common/map.h"
 #include "common/mem.h"
@@ -171,8 +173,45 @@ static void workers_next(struct launcher *l)
     }
 }
 
+/* A run's directory with the few small files that most have goes at once: a process for it would
+ * cost more. False: it is left to a worker. */
+static bool remove_small_run(struct launcher *l, const struct sandbox_msg *m)
+{
+    enum { SMALL = 1 << 20 };
+    static const char *const names[] = { "stdout", "stderr", "stderr.tail", "index",
+                                         "exit",   "usage",  "sandbox" };
+    struct worker done = {
+        .l = l, .kind = WORKER_REMOVE_RUN, .run = m->run, .attempt = m->attempt
+    };
+    const struct worker_answer a = { .rc = 0 };
+    char name[SANDBOX_DIR_CAP];
+    struct stat st;
+    if (sandbox_slot_find(l, m->run, m->attempt) != NULL) {
+        return false;
+    }
+    sandbox_dir_name(m->run, m->attempt, name);
+    AUTO_FD int dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    for (size_t i = 0; i < 2; i++) {
+        if (dir < 0 ||
+            (fstatat(dir, names[i], &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_size > SMALL)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        (void)unlinkat(dir, names[i], 0);
+    }
+    if (unlinkat(l->runs, name, AT_REMOVEDIR) < 0) {
+        return false; /* there is more in it, a payload's layer perhaps */
+    }
+    worker_tell(l, &done, &a);
+    return true;
+}
+
 void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob)
 {
+    if (m->type == SANDBOX_MSG_REMOVE_RUN && remove_small_run(l, m)) {
+        return;
+    }
     struct worker *w = l->workers_len < JOBS_MAX ? mem_zalloc(sizeof(*w)) : NULL;
     struct worker refused = { .l = l };
     struct worker *it = w != NULL ? w : &refused;
