@@ -73,6 +73,10 @@ typedef void image_resolve_fn(void *arg, int status, struct image_resolved *imag
  */
 int image_store_resolve(struct image_store *s, const struct image_ref *ref, image_resolve_fn *fn,
                         void *arg);
+/* The digest that image_store_resolve() gave lately for this reference, when nothing in the store
+ * has changed since; does not wait. -EAGAIN: not known, or the store is busy: resolve it. Any
+ * thread. */
+int image_store_known(struct image_store *s, const struct image_ref *ref, struct digest *ret);
 
 /* A blob for reading: the descriptor or -Exxx (-ENOENT). One openat(): fine on the loop. Stays
  * readable when the blob is removed meanwhile. Any thread. */

@@ -46,6 +46,15 @@ struct image_db {
     size_t cached_len;
 };
 
+/* What a reference led to (sys_store_memo.c). */
+struct image_memo {
+    char ref[IMAGE_REF_CAP];
+    struct digest digest;
+    int changes;    /* rows changed so far when it was found */
+    uint64_t at_ms; /* 0: a free place */
+};
+enum { IMAGE_MEMO_MAX = 64 };
+
 struct image_store {
     struct loop_owner owner;
     struct loop_timer prune_timer;
@@ -62,12 +71,19 @@ struct image_store {
 
     pthread_mutex_t lock; /* of db, and of names appearing and going under blobs/ */
     struct image_db db;
+    struct image_memo memo[IMAGE_MEMO_MAX]; /* under lock, too */
 
     /* Held for moments only: the loop takes it too. */
     pthread_mutex_t brief;
     struct map pins; /* digest text → struct image_pin */
     struct image_store_stats stats;
 };
+
+/* ---- sys_store_memo.c; all with the lock held ---- */
+
+int image_memo_changes(const struct image_store *s);
+void image_memo_keep(struct image_store *s, const struct image_ref *ref, const struct digest *d,
+                     int changes);
 
 /* ---- sys_store_db.c: the database; all with the lock held
  * ---------------------------------------- */

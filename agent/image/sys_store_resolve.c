@@ -189,10 +189,14 @@ int image_store_resolve_now(struct image_store *s, const struct image_ref *ref,
 {
     struct image_manifest_info at;
     struct image_manifest m;
+    pthread_mutex_lock(&s->lock);
+    int changes = image_memo_changes(s);
+    pthread_mutex_unlock(&s->lock);
     int r = find_start(s, ref, &at, e);
     if (r < 0) {
         return r;
     }
+    const struct digest found = at.digest;
     struct image_resolved *image = mem_zalloc(sizeof(*image));
     if (image == NULL) {
         return err_set(e, -ENOMEM, "resolve an image");
@@ -210,6 +214,11 @@ int image_store_resolve_now(struct image_store *s, const struct image_ref *ref,
         err_prefix(e, "image '%s'", image_ref_format(ref, text));
         return r;
     }
+    pthread_mutex_lock(&s->lock);
+    if (image_memo_changes(s) == changes) { /* else the next one keeps it */
+        image_memo_keep(s, ref, &found, changes);
+    }
+    pthread_mutex_unlock(&s->lock);
     *ret = image;
     return 0;
 }

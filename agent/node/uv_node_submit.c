@@ -237,6 +237,12 @@ static void with_document(struct node_request *r, const struct node_submit *s)
         node_request_fail(r, NODE_UNKNOWN_IMAGE, 0, NULL, "%s", err_text(&e));
         return;
     }
+    if (image_store_known(n->images_store, &ref, &r->run.image_digest) == 0) {
+        if (possible(r)) {
+            keep_payload(r);
+        }
+        return;
+    }
     int rc = image_store_resolve(n->images_store, &ref, on_image, r);
     if (rc != 0) {
         fail_store(r, rc);

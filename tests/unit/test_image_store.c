@@ -304,6 +304,31 @@ static void indexes(void **state)
     }
 }
 
+/* What a reference led to is known until anything in the store changes. */
+static void known_until_a_change(void **state)
+{
+    struct fixture *f = *state;
+    struct digest first = put_image(f, "k", "a", &(struct image){ .layer = "one" });
+    struct image_ref ref = { .repository = "k", .tag = "a" };
+    struct image_ref other = { .repository = "k", .tag = "b" };
+    struct digest d;
+    assert_int_equal(image_store_known(f->store, &ref, &d), -EAGAIN);
+    /* The first may count a use, which is a change; the second then changes nothing. */
+    assert_int_equal(resolve(f, "k:a"), 0);
+    assert_int_equal(resolve(f, "k:a"), 0);
+    assert_int_equal(image_store_known(f->store, &ref, &d), 0);
+    assert_true(digest_eq(&d, &first));
+    assert_int_equal(image_store_known(f->store, &other, &d), -EAGAIN);
+    struct digest second = put_image(f, "k", "a", &(struct image){ .layer = "two" });
+    assert_int_equal(image_store_known(f->store, &ref, &d), -EAGAIN);
+    assert_int_equal(resolve(f, "k:a"), 0);
+    assert_int_equal(resolve(f, "k:a"), 0);
+    assert_int_equal(image_store_known(f->store, &ref, &d), 0);
+    assert_true(digest_eq(&d, &second) && !digest_eq(&d, &first));
+    assert_int_equal(resolve(f, "k:b"), -ENOENT);
+    assert_int_equal(image_store_known(f->store, &other, &d), -EAGAIN);
+}
+
 static void collects_by_reference_and_age(void **state)
 {
     struct fixture *f = *state;
@@ -470,6 +495,7 @@ int main(void)
         T(resolves_on_the_loop),
         T(refuses_what_cannot_run),
         T(indexes),
+        T(known_until_a_change),
         T(collects_by_reference_and_age),
         T(deleting_frees_and_shares),
         T(pins_hold),
