@@ -307,6 +307,17 @@ static int take_option(struct str word, struct token *t, bool *hashed, struct er
         }
         return 0;
     }
+    if (str_starts(word, "created=") && t->created_us == 0) {
+        if (time_parse(str_slice(word, 8, word.n), &t->created_us) != 0 || t->created_us <= 0) {
+            return err_say(e, -EINVAL, "created= takes a time such as 2027-01-31T00:00:00Z");
+        }
+        return 0;
+    }
+    if (str_starts(word, "by=") && t->by[0] == '\0') {
+        struct str by = str_slice(word, 3, word.n);
+        return token_name_ok(by) ? str_copy(t->by, sizeof(t->by), by)
+                                 : err_say(e, -EINVAL, "by= takes the name of a token");
+    }
     if (str_starts(word, "sha256:") && !*hashed) {
         if (word.n != 7 + (size_t)2 * TOKEN_HASH_BYTES ||
             str_unhex(str_slice(word, 7, word.n), t->hash, TOKEN_HASH_BYTES) != 0) {
@@ -317,14 +328,20 @@ static int take_option(struct str word, struct token *t, bool *hashed, struct er
     }
     /* The word is not shown: somebody may have put the token itself here. */
     return err_say(e, -EINVAL,
-                   "a word that is not prefix=, expires= or sha256:, or is there twice");
+                   "a word that is not prefix=, expires=, created=, by= or sha256:, or is there "
+                   "twice");
 }
 
-static int take_line(struct str line, struct token *t, struct err *e)
+int token_line_parse(struct str line, struct token *ret, struct err *e)
 {
+    struct token token;
+    struct token *t = &token;
     struct str word;
     bool hashed = false;
     memset(t, 0, sizeof(*t));
+    if (str_find(line, '\n') >= 0) {
+        return err_say(e, -EINVAL, "more than one line");
+    }
     (void)word_next(&line, &word);
     if (!token_name_ok(word)) {
         return err_say(e, -EINVAL,
@@ -343,33 +360,51 @@ static int take_line(struct str line, struct token *t, struct err *e)
     if (r == 0 && t->prefix[0] != '\0' && (t->scopes & TOKEN_ADMIN) != 0) {
         r = err_say(e, -EINVAL, "admin reaches everything: it takes no prefix");
     }
+    if (r == 0) {
+        *ret = token;
+    }
     return r;
 }
 
-static int table_add(struct token_table *table, const struct token *t, struct err *e)
+struct token_table *token_table_new(void)
 {
-    for (size_t i = 0; i < table->len; i++) {
-        if (strcmp(table->items[i].name, t->name) == 0) {
-            return err_say(e, -EINVAL, "the name '%s' is there twice", t->name);
-        }
-        if (memcmp(table->items[i].hash, t->hash, TOKEN_HASH_BYTES) == 0) {
-            return err_say(e, -EINVAL, "'%s' is the same token as '%s'", t->name,
-                           table->items[i].name);
+    return mem_zalloc(sizeof(struct token_table));
+}
+
+const struct token *token_table_named(const struct token_table *t, struct str name)
+{
+    for (size_t i = 0; i < t->len; i++) {
+        if (str_eqs(name, t->items[i].name)) {
+            return &t->items[i];
         }
     }
-    if (table->len == TOKEN_ENTRIES_MAX) {
+    return NULL;
+}
+
+int token_table_add(struct token_table *t, const struct token *token, struct err *e)
+{
+    for (size_t i = 0; i < t->len; i++) {
+        if (strcmp(t->items[i].name, token->name) == 0) {
+            return err_say(e, -EEXIST, "the name '%s' is there twice", token->name);
+        }
+        if (memcmp(t->items[i].hash, token->hash, TOKEN_HASH_BYTES) == 0) {
+            return err_say(e, -EEXIST, "'%s' is the same token as '%s'", token->name,
+                           t->items[i].name);
+        }
+    }
+    if (t->len == TOKEN_ENTRIES_MAX) {
         return err_say(e, -E2BIG, "more than %d tokens", TOKEN_ENTRIES_MAX);
     }
-    if (table->len == table->cap) {
-        size_t cap = table->cap == 0 ? 8 : table->cap * 2;
-        struct token *items = mem_realloc(table->items, cap * sizeof(*items));
+    if (t->len == t->cap) {
+        size_t cap = t->cap == 0 ? 8 : t->cap * 2;
+        struct token *items = mem_realloc(t->items, cap * sizeof(*items));
         if (items == NULL) {
             return err_set(e, -ENOMEM, "read the tokens");
         }
-        table->items = items;
-        table->cap = cap;
+        t->items = items;
+        t->cap = cap;
     }
-    table->items[table->len++] = *t;
+    t->items[t->len++] = *token;
     return 0;
 }
 
@@ -393,11 +428,12 @@ int token_table_parse(const char *name, struct str text, struct token_table **re
             continue;
         }
         struct err why = { .code = 0 };
-        int r = take_line(line, &t, &why);
+        int r = token_line_parse(line, &t, &why);
         if (r == 0) {
-            r = table_add(table, &t, &why);
+            r = token_table_add(table, &t, &why);
         }
         if (r != 0) {
+            r = r == -EEXIST ? -EINVAL : r;
             return err_say(e, r, "%s:%zu: %s", name, number, err_text(&why));
         }
     }
@@ -417,6 +453,12 @@ void token_line_write(struct buf *out, const struct token *t)
     }
     if (t->expires_us != 0) {
         (void)buf_addf(out, " expires=%s", time_format(t->expires_us, time));
+    }
+    if (t->created_us != 0) {
+        (void)buf_addf(out, " created=%s", time_format(t->created_us, time));
+    }
+    if (t->by[0] != '\0') {
+        (void)buf_addf(out, " by=%s", t->by);
     }
     str_hex(hex, t->hash, sizeof(t->hash));
     (void)buf_addf(out, " sha256:%s\n", hex);

@@ -7,7 +7,10 @@
  *
  * The file (auth.tokens_file), one token per line, '#' begins a comment line:
  *
- *   NAME SCOPE,... [prefix=PREFIX] [expires=2027-01-31T00:00:00Z] sha256:HEX
+ *   NAME SCOPE,... [prefix=PREFIX] [expires=2027-01-31T00:00:00Z] [created=TIME] [by=NAME]
+ *   sha256:HEX
+ *
+ * The cluster's own tokens are rows of the shared table: one such line each, by NAME.
  *
  * Secrets on the caller's stack are the caller's to wipe (mem_wipe()).
  */
@@ -49,6 +52,8 @@ struct token {
     char prefix[TOKEN_PREFIX_CAP]; /* "": every job and repository */
     unsigned scopes;               /* enum token_scope */
     int64_t expires_us;            /* microseconds since 1970; 0: never */
+    int64_t created_us;            /* 0: not known */
+    char by[TOKEN_NAME_CAP];       /* whose token made it; "": not known */
     uint8_t hash[TOKEN_HASH_BYTES];
 };
 
@@ -97,6 +102,14 @@ const struct token *token_table_at(const struct token_table *t, size_t i);
 const struct token *token_table_find(const struct token_table *t,
                                      const uint8_t hash[TOKEN_HASH_BYTES]);
 bool token_expired(const struct token *t, int64_t now_us);
+/* The token of one line. -EINVAL, with the sentence. */
+int token_line_parse(struct str line, struct token *ret, struct err *e);
+/* An empty table. NULL: no memory. */
+struct token_table *token_table_new(void);
+/* -EEXIST: the name or the hash is there already; -E2BIG, -ENOMEM. */
+int token_table_add(struct token_table *t, const struct token *token, struct err *e);
+/* The token of this name, or NULL. Valid until the table changes. */
+const struct token *token_table_named(const struct token_table *t, struct str name);
 /* Appends the token's line with its newline. */
 void token_line_write(struct buf *out, const struct token *t);
 

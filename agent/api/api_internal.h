@@ -37,7 +37,8 @@ struct api {
     struct list calls;
     struct heap deadlines;
     struct loop_timer timer;
-    struct token_table *tokens; /* NULL: none are asked for */
+    struct token_table *file_tokens; /* of auth.tokens_file; NULL: none are asked for */
+    struct token_table *tokens;      /* those and the cluster's; NULL with the other */
     uint64_t auth_refused_total;
     struct log_limit refused_limit;
     unsigned event_clients;
@@ -139,6 +140,12 @@ bool api_proxy_node(struct api_call *c);
 /* This node's page of runs; answers with everybody's. Releases own. */
 void api_runs_send(struct api_call *c, struct buf *own, size_t limit);
 
+/* -- uv_api_tokens.c: the cluster's tokens -- */
+
+/* Takes the file's tokens over (NULL: nobody is asked), in every case. -ENOMEM. */
+int api_tokens_start(struct api *a, struct token_table *tokens, struct err *e);
+void api_tokens_stop(struct api *a);
+
 /* -- operations, by enum api_op -- */
 
 typedef void api_op_fn(struct api_call *c);
@@ -148,6 +155,8 @@ api_op_fn api_status, api_node_list;
 api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi;
 api_op_fn api_node_get, api_node_drain, api_member_list, api_table_list;
 api_op_fn api_image_list, api_image_delete, api_image_prune;
+/* uv_api_tokens.c */
+api_op_fn api_token_list, api_token_create, api_token_revoke;
 /* uv_api_jobs.c */
 api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;
 /* uv_api_runs.c */

@@ -46,6 +46,9 @@ enum api_op {
     API_IMAGE_LIST,
     API_IMAGE_DELETE,
     API_IMAGE_PRUNE,
+    API_TOKEN_LIST,
+    API_TOKEN_CREATE,
+    API_TOKEN_REVOKE,
     API_OPS
 };
 

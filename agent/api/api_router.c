@@ -42,6 +42,11 @@ const struct api_route api_routes[] = {
     { "GET", "/v1/images", API_IMAGE_LIST, TOKEN_READ, API_REACH_ALL, "List images" },
     { "POST", "/v1/images/prune", API_IMAGE_PRUNE, TOKEN_ADMIN, API_REACH_ALL,
       "Remove what no tag and no job needs" },
+    { "GET", "/v1/tokens", API_TOKEN_LIST, TOKEN_ADMIN, API_REACH_ALL, "List tokens" },
+    { "POST", "/v1/tokens", API_TOKEN_CREATE, TOKEN_ADMIN, API_REACH_ALL,
+      "Make a token that every node knows" },
+    { "DELETE", "/v1/tokens/{name}", API_TOKEN_REVOKE, TOKEN_ADMIN, API_REACH_ALL,
+      "Revoke a token" },
     { "DELETE", "/v1/images/{name...}", API_IMAGE_DELETE, TOKEN_PUSH, API_REACH_IMAGE,
       "Delete an image's tag, or all of them" },
 };

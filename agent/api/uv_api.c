@@ -38,6 +38,9 @@ static api_op_fn *const ops[] = {
     [API_IMAGE_LIST] = api_image_list,
     [API_IMAGE_DELETE] = api_image_delete,
     [API_IMAGE_PRUNE] = api_image_prune,
+    [API_TOKEN_LIST] = api_token_list,
+    [API_TOKEN_CREATE] = api_token_create,
+    [API_TOKEN_REVOKE] = api_token_revoke,
 };
 _Static_assert(ARRAY_LEN(ops) == API_OPS, "every operation has its function");
 
@@ -338,6 +341,7 @@ static void api_gone(struct loop_owner *o)
     void *arg = a->closed_arg;
     heap_release(&a->deadlines);
     (void)token_table_free(a->tokens);
+    (void)token_table_free(a->file_tokens);
     mem_free(a);
     if (on_closed != NULL) {
         on_closed(arg);
@@ -364,7 +368,6 @@ int api_start(const struct api_options *opt, struct api **ret, struct err *e)
         return err_set(e, -ENOMEM, "start the API");
     }
     a->opt = *opt;
-    a->tokens = opt->tokens;
     a->refused_limit = (struct log_limit){ .period_ms = 10000, .burst = 20 };
     a->node = opt->node;
     a->loop = node_loop(opt->node);
@@ -388,8 +391,14 @@ int api_start(const struct api_options *opt, struct api **ret, struct err *e)
     const struct http_server_handler handler = {
         .on_request = on_request, .on_answer = api_audit, .on_tls_failed = api_audit_tls, .arg = a
     };
-    int rc = http_server_start(a->loop->uv, opt->listen_fd, &options, &handler, &a->server, e);
+    int rc = api_tokens_start(a, opt->tokens, e);
+    if (rc == 0) {
+        rc = http_server_start(a->loop->uv, opt->listen_fd, &options, &handler, &a->server, e);
+    } else {
+        (void)fd_close(opt->listen_fd);
+    }
     if (rc != 0) {
+        api_tokens_stop(a);
         server_gone(a);
         return rc;
     }
@@ -403,6 +412,7 @@ void api_close(struct api *a, unsigned grace_ms, void (*on_closed)(void *arg), v
     a->closing = true;
     a->on_closed = on_closed;
     a->closed_arg = arg;
+    api_tokens_stop(a);
     LIST_EACH_SAFE (it, &a->calls) {
         struct api_call *c = LIST_ITEM(it, struct api_call, link);
         if (c->on_stop != NULL) {

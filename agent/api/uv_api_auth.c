@@ -235,21 +235,6 @@ void api_auth_go(struct api_call *c)
     }
 }
 
-/* -- the table -- */
-
-void api_set_tokens(struct api *a, struct token_table *tokens)
-{
-    a->tokens = token_table_free(a->tokens);
-    a->tokens = tokens;
-    LIST_EACH_SAFE (it, &a->calls) {
-        struct api_call *c = LIST_ITEM(it, struct api_call, link);
-        if (c->has_token && tokens != NULL && http_res_started(c->req) &&
-            token_table_find(tokens, c->token_hash) == NULL) {
-            http_res_abort(c->req); /* a stream ends with its token */
-        }
-    }
-}
-
 /* -- the audit -- */
 
 static bool is_submit(struct str method, struct str path)

@@ -177,10 +177,11 @@ static const struct cli_option token_options[] = {
     { "scope", 0, "SCOPE,...", false, "what it may do: read, submit, apply, push, admin" },
     { "prefix", 0, "PREFIX", false, "only jobs and repositories whose names begin with PREFIX" },
     { "expires", 0, "TIME", false, "from now, such as 30d, or a time: 2027-01-31T00:00:00Z" },
-    { "output", 'o', "FORMAT", false, "table (default) or json" },
 };
 static const struct cli_example token_examples[] = {
-    { "agent token new --name ci --scope read,submit,push --expires 90d", "for a build machine" },
+    { "agent token create --name ci --scope submit,push --expires 90d", "for a build machine" },
+    { "agent token new --name root --scope admin", "the first one, for auth.tokens_file" },
+    { "agent token revoke ci", "it is good for nothing any more" },
     { "AGENT_TOKEN=agt_... agent status", "show it to a node; --token-file FILE does so too" },
     { "skopeo copy --dest-creds x:$AGENT_TOKEN oci:img docker://HOST:7575/team/img:1",
       "any user name will do" },
@@ -428,26 +429,31 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .words = CLI_NO_WORDS,
                     EXAMPLES(table_examples) },
     [CLI_TOKEN] = { .name = "token",
-                    .usage = "new --name NAME --scope SCOPE,... [--prefix PREFIX] [--expires TIME]",
-                    .summary = "make a token for the API",
+                    .usage = "create|new --name NAME --scope SCOPE,... | ls | revoke NAME ...",
+                    .summary = "make, list and revoke tokens for the API",
                     .text =
-                        "Prints a new token, once: nobody can get it back; and the line for "
-                        "auth.tokens_file, which holds its hash. Add the line and send SIGHUP to "
-                        "'agent serve'; take it away again to revoke the token.\n"
+                        "'create' makes a token that every node of the cluster knows, and prints "
+                        "it, once: nobody can get it back, for nodes keep its hash. 'ls' shows what "
+                        "there is, 'revoke' ends some: at once on the node that is asked, within "
+                        "seconds on the others. These need a token with the scope admin.\n"
+                        "'new' asks no node: it prints a token and the line for auth.tokens_file, "
+                        "which is where a node's first admin token comes from. Add the line and "
+                        "send SIGHUP to 'agent serve'; take it away again to revoke the token.\n"
                         "read: see jobs, runs, their outputs, nodes and metrics, and pull images. "
                         "submit: start, cancel and retry runs. apply: create, change and delete "
-                        "jobs. push: push, pull and delete images. admin: everything, also drain "
-                        "and prune. No other scope implies another: 'agent submit --wait' needs "
-                        "read and submit. With a prefix only what belongs to such jobs can be "
-                        "reached, so not the lists of everything, nor one-off runs.\n"
+                        "jobs. push: push, pull and delete images. admin: everything, also drain, "
+                        "prune and tokens. No other scope implies another: 'agent submit --wait' "
+                        "needs read and submit. With a prefix only what belongs to such jobs can "
+                        "be reached, so not the lists of everything, nor one-off runs.\n"
                         "Commands show the token in AGENT_TOKEN or in the file of --token-file; it "
                         "is never taken from a command line, where others can see it. Clients of "
                         "the registry log in with any user name and the token as the password.",
                     OPTIONS(token_options),
+                    .groups = LISTING,
                     .args_min = 1,
-                    .args_max = 1,
+                    .args_max = CLI_POS_MAX,
                     .words = CLI_WORD_LIST,
-                    .list = "new",
+                    .list = "create new ls revoke",
                     EXAMPLES(token_examples) },
     [CLI_CA] = { .name = "ca",
                  .usage = "init | issue NAME [ADDRESS ...] | revoke NAME|SERIAL ... | rotate "

@@ -213,6 +213,22 @@ void node_image_delete(struct node *n, struct str repository, struct str referen
                        node_text_fn *fn, void *arg);
 void node_image_prune(struct node *n, node_text_fn *fn, void *arg);
 
+/* -- the cluster's tokens -- */
+
+/* One line of common/token.h each, by name. What a row says is not checked here. */
+typedef void node_token_fn(void *arg, struct str name, struct str line);
+void node_token_each(const struct node *n, node_token_fn *fn, void *arg);
+/* 0: it counts at once, on other nodes within seconds; fn(arg, status) comes when it is durable
+ * here, unless node_forget() came first. Else -Exxx and fn does not come: -ENOBUFS: the table takes
+ * no more. */
+typedef void node_written_fn(void *arg, int status);
+int node_token_put(struct node *n, struct str name, struct str line, node_written_fn *fn, void *arg,
+                   struct err *e);
+int node_token_delete(struct node *n, struct str name, node_written_fn *fn, void *arg,
+                      struct err *e);
+/* changed(arg) after every change, here or elsewhere. One watcher; NULL: none. */
+void node_token_watch(struct node *n, void (*changed)(void *arg), void *arg);
+
 struct loop *node_loop(struct node *n);
 const struct settings *node_settings(const struct node *n);
 struct image_store *node_images(struct node *n);

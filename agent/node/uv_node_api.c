@@ -68,6 +68,9 @@ static struct node_error error_of(int status, enum node_code not_found, const ch
 
 void node_forget(struct node *n, void *arg)
 {
+    if (n->table != NULL) {
+        table_forget(n->table, arg);
+    }
     LIST_EACH (pos, &n->queries) {
         struct node_query *q = LIST_ITEM(pos, struct node_query, link);
         q->forgotten = q->forgotten || q->arg == arg;

@@ -565,5 +565,6 @@ int node_cluster_start(struct node *n, struct err *e)
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(types); i++) {
         rc = table_watch(n->table, types[i], row_came, n);
     }
-    return rc == 0 ? table_watch(n->table, TABLE_JOB, job_came, n) : rc;
+    rc = rc == 0 ? table_watch(n->table, TABLE_JOB, job_came, n) : rc;
+    return rc == 0 ? node_tokens_start(n) : rc;
 }

@@ -314,7 +314,9 @@ struct node {
 
     struct http_client *http;         /* short questions between nodes */
     struct http_client *http_streams; /* whatever may take long */
-    struct list places;               /* struct node_place */
+    void (*on_tokens)(void *arg);     /* node_token_watch() */
+    void *tokens_arg;
+    struct list places; /* struct node_place */
     struct map place_names;
     struct list calls; /* struct node_call */
     struct map remotes;
@@ -556,5 +558,8 @@ int node_output_gather(int runs_fd, const char *dir_name, struct node_bytes file
 int node_output_file(int dirfd, const char *dir_name, const char *file, uint64_t *ret_bytes);
 /* Calls fn with the name and text of each file in the directory. */
 int node_notes_each(int dirfd, void (*fn)(void *arg, const char *name, struct str text), void *arg);
+
+/* -- uv_node_tokens.c -- */
+int node_tokens_start(struct node *n);
 
 #endif

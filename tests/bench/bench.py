@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import statistics
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def rss(pid):
 
 
 class Node:
-    def __init__(self, agent, **settings):
+    def __init__(self, agent, tls=False, **settings):
         self.agent = agent
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="agent-bench-", dir="/var/tmp"))
         self.dir.chmod(0o711)
@@ -66,13 +67,25 @@ class Node:
         args = {"node.data_dir": self.dir / "data", "node.user": "nobody",
                 "http.listen": self.addr, "gossip.listen": f"127.0.0.1:{free_port()}",
                 "log.level": "warn", **settings}
+        self.ca, scheme, context = None, "http", None
+        if tls:
+            keys = self.dir / "keys"
+            run = [agent, "ca"]
+            subprocess.run([*run, "init", "--dir", keys], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*run, "issue", "bench", "--dir", keys, "--out", keys], check=True,
+                           stdout=subprocess.DEVNULL)
+            self.ca, scheme = keys / "ca.pem", "https"
+            context = ssl.create_default_context(cafile=self.ca)
+            args.update({"node.name": "bench", "http.tls_cert": keys / "bench.pem",
+                         "http.tls_key": keys / "bench.key", "http.tls_client_ca": self.ca})
         self.log = open(self.dir / "log", "wb")
         started = time.monotonic()
         self.process = subprocess.Popen([agent, "serve", *(f"--{k}={v}" for k, v in args.items())],
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         while True:
             try:
-                with urllib.request.urlopen(f"http://{self.addr}/readyz", timeout=1) as r:
+                with urllib.request.urlopen(f"{scheme}://{self.addr}/readyz", timeout=1,
+                                            context=context) as r:
                     if r.status == 200:
                         break
             except OSError:
@@ -83,8 +96,9 @@ class Node:
         self.ready_ms = (time.monotonic() - started) * 1000
 
     def cli(self, *args, **kw):
+        more = {"AGENT_CA": str(self.ca)} if self.ca else {}
         return subprocess.run([self.agent, *map(str, args)], check=True,
-                              env={**os.environ, "AGENT_ADDR": self.addr}, **kw)
+                              env={**os.environ, "AGENT_ADDR": self.addr, **more}, **kw)
 
     def rss(self):
         return sum(rss(p) for p in family(self.process.pid))
@@ -132,9 +146,11 @@ def noop_layer(noop):
     return tiny_image.tar_of(fill)
 
 
-def submit(args, addr, method, path, n, inflight, wait=0):
-    out = subprocess.run([f"{args.bin}/submit", addr, method, path, "--n", str(n), "--inflight",
-                          str(inflight), "--json", path, *(["--wait", str(wait)] if wait else [])],
+def submit(args, node, method, path, n, inflight, wait=0):
+    out = subprocess.run([f"{args.bin}/submit", node.addr, method, path, "--n", str(n),
+                          "--inflight", str(inflight), "--json", path,
+                          *(["--wait", str(wait)] if wait else []),
+                          *(["--ca", str(node.ca)] if node.ca else [])],
                          capture_output=True, text=True)
     if not out.stdout:
         sys.exit(f"bench-submit: {out.stderr}")
@@ -170,7 +186,7 @@ def bench_submit(args, node, result):
             ("submit to result, 1", "POST", "/v1/jobs/noop/runs", 1, 30, n // 2),
             ("submit to result, 8", "POST", "/v1/jobs/noop/runs", 8, 30, n),
             ("submit to result, 64", "POST", "/v1/jobs/noop/runs", 64, 30, n)]:
-        r = submit(args, node.addr, method, path, count, inflight, wait)
+        r = submit(args, node, method, path, count, inflight, wait)
         r["name"] = name
         rows.append(r)
         print(f"{name:<34} {r['p50_us']:>9} {r['p99_us']:>9} {r['rate']:>11.0f}")
@@ -178,6 +194,30 @@ def bench_submit(args, node, result):
             time.sleep(2)
     result["sqlite_commit_us"] = sqlite_floor(node.dir)
     print(f"{'floor: one durable SQLite insert':<34} {result['sqlite_commit_us']:>9.0f}")
+
+
+def bench_tls(args, plain, job, result):
+    """The same over kept-alive TLS connections, in turns with plain ones."""
+    n = 300 if args.quick else 1000
+    node = Node(args.agent, tls=True, **{"node.slots": 16})
+    job(node)
+    rows = result["tls"] = []
+    print(f"\n{'TLS against plain, kept alive':<34} {'plain/s':>9} {'TLS/s':>9} {'ratio':>11}")
+    for name, method, path, inflight, wait, count in [
+            ("GET /healthz, 64", "GET", "/healthz", 64, 0, n * 20),
+            ("submit to result, 64", "POST", "/v1/jobs/noop/runs", 64, 30, n),
+            ("submit to accepted, 8", "POST", "/v1/jobs/noop/runs", 8, 0, n // 4)]:
+        rates = {}
+        for _ in range(5):
+            for which, at in ("plain", plain), ("tls", node):
+                r = submit(args, at, method, path, count, inflight, wait)
+                rates.setdefault(which, []).append(r["rate"])
+                if "accepted" in name:
+                    time.sleep(2)
+        a, b = statistics.median(rates["plain"]), statistics.median(rates["tls"])
+        rows.append({"name": name, "plain": a, "tls": b, "ratio": b / a})
+        print(f"{name:<34} {a:>9.0f} {b:>9.0f} {b / a:>11.2f}")
+    node.close()
 
 
 def peak_during(node, fn):
@@ -274,12 +314,15 @@ def main():
              "idle_agent_rss_bytes": node.agent_rss(), "ready_ms": statistics.median(ready)}
     result["small"] = small
 
-    image = node.dir / "noop.tar"
-    layout(image, [noop_layer(f"{args.bin}/noop")], {"Cmd": ["/noop"]})
-    node.cli("push", image, "bench/noop:1", stdout=subprocess.DEVNULL)
-    document = {"name": "noop", "image": "bench/noop:1", "memory": "16MiB"}
-    node.cli("apply", "-f", "-", stdout=subprocess.DEVNULL, input=json.dumps(document).encode())
+    def job(at):
+        image = at.dir / "noop.tar"
+        layout(image, [noop_layer(f"{args.bin}/noop")], {"Cmd": ["/noop"]})
+        at.cli("push", image, "bench/noop:1", stdout=subprocess.DEVNULL)
+        document = {"name": "noop", "image": "bench/noop:1", "memory": "16MiB"}
+        at.cli("apply", "-f", "-", stdout=subprocess.DEVNULL, input=json.dumps(document).encode())
+    job(node)
     bench_submit(args, node, result)
+    bench_tls(args, node, job, result)
     bench_big(args, node, result)
     node.close()
 

@@ -1,6 +1,6 @@
 /*
  * paper_node - a node made of paper: what node.h and the outputs of sandbox.h promise, with answers
- * that the test sets. Definitions, not declarations: test_api.c alone includes it, and its linker
+ * that the test sets. Definitions, not declarations: test_api*.c include it, and their linker
  * takes these instead of the real ones.
  */
 #ifndef TESTS_UNIT_PAPER_NODE_H
@@ -276,7 +276,7 @@ struct node_watch *node_unwatch(struct node_watch *w)
     return mem_free(w);
 }
 
-static void tell(struct node *n, const struct run *run)
+__attribute__((unused)) static void tell(struct node *n, const struct run *run)
 {
     LIST_EACH_SAFE (it, &n->watches) {
         struct node_watch *w = LIST_ITEM(it, struct node_watch, link);
@@ -392,8 +392,118 @@ const struct settings *node_settings(const struct node *n)
     return &n->settings;
 }
 
+/* ---- the cluster's tokens: kept at once, durable in the next turn ---- */
+
+static struct {
+    char name[65];
+    char line[512];
+} paper_tokens[8];
+static void (*paper_tokens_changed)(void *arg);
+static void *paper_tokens_arg;
+static int paper_token_refusal; /* of the next write */
+
+void node_token_each(const struct node *n, node_token_fn *fn, void *arg)
+{
+    (void)n;
+    for (size_t i = 0; i < ARRAY_LEN(paper_tokens); i++) {
+        if (paper_tokens[i].name[0] != '\0') {
+            fn(arg, str_of(paper_tokens[i].name), str_of(paper_tokens[i].line));
+        }
+    }
+}
+
+void node_token_watch(struct node *n, void (*changed)(void *arg), void *arg)
+{
+    (void)n;
+    paper_tokens_changed = changed;
+    paper_tokens_arg = arg;
+}
+
+static void paper_token_set(const char *name, const char *line)
+{
+    size_t at = 0;
+    for (size_t i = ARRAY_LEN(paper_tokens); i-- > 0;) {
+        at = paper_tokens[i].name[0] == '\0' ? i : at;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(paper_tokens); i++) {
+        at = strcmp(paper_tokens[i].name, name) == 0 ? i : at;
+    }
+    (void)snprintf(paper_tokens[at].name, sizeof(paper_tokens[at].name), "%s",
+                   line != NULL ? name : "");
+    (void)snprintf(paper_tokens[at].line, sizeof(paper_tokens[at].line), "%s",
+                   line != NULL ? line : "");
+    if (paper_tokens_changed != NULL) {
+        paper_tokens_changed(paper_tokens_arg);
+    }
+}
+
+struct paper_written {
+    uv_timer_t timer;
+    node_written_fn *fn;
+    void *arg;
+    struct paper_written *next;
+};
+static struct paper_written *paper_token_writes;
+
+static void paper_write_closed(uv_handle_t *h)
+{
+    free(h->data);
+}
+
+static void paper_write_done(uv_timer_t *t)
+{
+    struct paper_written *w = t->data;
+    for (struct paper_written **p = &paper_token_writes; *p != NULL; p = &(*p)->next) {
+        if (*p == w) {
+            *p = w->next;
+            break;
+        }
+    }
+    uv_close((uv_handle_t *)t, paper_write_closed);
+    if (w->fn != NULL) {
+        w->fn(w->arg, 0);
+    }
+}
+
+static int paper_token_write(struct node *n, struct str name, const char *line, node_written_fn *fn,
+                             void *arg, struct err *e)
+{
+    char text[65];
+    if (paper_token_refusal != 0) {
+        return err_say(e, paper_token_refusal, "full");
+    }
+    (void)str_copy(text, sizeof(text), name);
+    paper_token_set(text, line);
+    struct paper_written *w = calloc(1, sizeof(*w));
+    w->fn = fn;
+    w->arg = arg;
+    w->next = paper_token_writes;
+    paper_token_writes = w;
+    w->timer.data = w;
+    (void)uv_timer_init(&n->peer.loop, &w->timer);
+    (void)uv_timer_start(&w->timer, paper_write_done, 1, 0);
+    return 0;
+}
+
+int node_token_put(struct node *n, struct str name, struct str line, node_written_fn *fn, void *arg,
+                   struct err *e)
+{
+    char text[512];
+    (void)str_copy(text, sizeof(text), line);
+    return paper_token_write(n, name, text, fn, arg, e);
+}
+
+int node_token_delete(struct node *n, struct str name, node_written_fn *fn, void *arg,
+                      struct err *e)
+{
+    return paper_token_write(n, name, NULL, fn, arg, e);
+}
+
 void node_forget(struct node *n, void *arg)
 {
+    for (struct paper_written *w = paper_token_writes; w != NULL; w = w->next) {
+        w->fn = w->arg == arg ? NULL : w->fn;
+    }
     LIST_EACH_SAFE (it, &n->pending) {
         struct pending *p = LIST_ITEM(it, struct pending, link);
         if (p->arg == arg) {
@@ -495,7 +605,7 @@ struct sandbox_output {
 /* They are read on pool threads: what a test changes while somebody follows it changes here. */
 static pthread_mutex_t paper_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void paper_writes(struct node *n, const char *text, bool ended)
+__attribute__((unused)) static void paper_writes(struct node *n, const char *text, bool ended)
 {
     (void)pthread_mutex_lock(&paper_lock);
     n->output_missing = false;
