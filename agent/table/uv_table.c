@@ -114,15 +114,17 @@ static void batch_done(struct loop_work *w, int status)
     close_if_over(s);
 }
 
-/* What the next start needs to know: how long this node was away. Said only while it knows the
- * cluster, or was never in one. */
+/* What the next start needs to know: how long this node was away. Said only while it knows what the
+ * cluster deleted, or when there is nobody else who could have. A node that was away long and hears
+ * nobody yet must not look, after another start, as if it had been there. */
 static bool life_now(struct table_shell *s)
 {
     struct table_sizes sizes;
 
     table_sizes(s->core, &sizes);
-    s->batch_life = (struct table_db_life){ .alive_ms = wall_ms(), .alone = !s->had_peer };
-    return sizes.settled || !s->had_peer;
+    bool alone = s->was_alone && !s->had_peer;
+    s->batch_life = (struct table_db_life){ .alive_ms = wall_ms(), .alone = alone };
+    return sizes.settled || alone;
 }
 
 static void begin_batch(struct table_shell *s)
@@ -425,6 +427,7 @@ static int make_core(struct table_shell *s, const struct table_options *opt,
                                 .tombstone_ms = opt->tombstone_ms,
                                 .bytes_per_s = opt->bytes_per_s };
 
+    s->was_alone = life->alive_ms == 0 || life->alone;
     if (s->db != NULL && life->alive_ms == 0) {
         cfg.absent_ms = UINT64_MAX;
     } else if (s->db != NULL && !life->alone && away > 0) {

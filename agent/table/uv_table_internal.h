@@ -56,6 +56,7 @@ struct table_shell {
     size_t watches_len;
     bool telling; /* effects are being carried out: no writes meanwhile */
     bool closing, had_peer;
+    bool was_alone; /* at the start: never in a cluster, or the only member of it */
 
     struct list kept; /* not durable yet */
     size_t kept_len;

@@ -406,6 +406,61 @@ static void test_disk_that_fails(void **state)
     clean(f);
 }
 
+static bool settled(struct fixture *f, size_t i)
+{
+    struct table_sizes sizes;
+
+    table_sizes(table_core(f->s[i]), &sizes);
+    return sizes.settled;
+}
+
+static int64_t life(const char *dir, bool *ret_alone)
+{
+    struct table_db *db = NULL;
+    struct table_db_life l = { .alive_ms = 0 };
+
+    assert_int_equal(table_db_open(dir, &db, NULL), 0);
+    assert_int_equal(table_db_life(db, &l), 0);
+    table_db_close(db);
+    *ret_alone = l.alone;
+    return l.alive_ms;
+}
+
+/* How long a node was away is known after any number of starts in which it heard nobody. */
+static void test_absence(void **state)
+{
+    (void)state;
+    struct fixture *f = make();
+    bool alone = false;
+
+    /* Alone from the beginning: nobody could have deleted anything. */
+    start(f, 0);
+    write_job(f, 0, "a", "1");
+    stop(f, 0);
+    assert_true(life(f->dir[0], &alone) > 0 && alone);
+    assert_int_equal(sql(f->dir[0], "UPDATE life SET value = 1000 WHERE name = 'alive_ms'"),
+                     SQLITE_OK);
+    start(f, 0);
+    assert_true(settled(f, 0));
+    /* With another member, then away for long. */
+    start(f, 1);
+    introduce(f, 0, 1);
+    stop(f, 0);
+    stop(f, 1);
+    assert_true(life(f->dir[0], &alone) > 1000 && !alone);
+    assert_int_equal(sql(f->dir[0], "UPDATE life SET value = 1000 WHERE name = 'alive_ms'"),
+                     SQLITE_OK);
+    for (unsigned times = 0; times < 2; times++) {
+        start(f, 0);
+        assert_false(settled(f, 0));
+        assert_true(has(f, 0, "a", "1"));
+        stop(f, 0);
+        assert_int_equal(life(f->dir[0], &alone), 1000);
+        assert_false(alone);
+    }
+    clean(f);
+}
+
 static void test_strange_files(void **state)
 {
     (void)state;
@@ -485,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_watch),     cmocka_unit_test(test_kill),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_strange_files),
         cmocka_unit_test(test_json),      cmocka_unit_test(test_disk_that_fails),
+        cmocka_unit_test(test_absence),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
