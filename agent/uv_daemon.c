@@ -375,9 +375,8 @@ static int start(struct daemon *d, struct err *e)
                                        .on_broken = on_broken,
                                        .arg = d };
     struct token_table *tokens = NULL;
-    int rc = tls_take(d, e);
+    int rc = node_start(&node, &d->node, e);
 
-    rc = rc == 0 ? node_start(&node, &d->node, e) : rc;
     if (rc != 0) {
         return rc;
     }
@@ -450,7 +449,7 @@ int daemon_agent(int argc, char **argv)
     INSIST(uv_loop_init(&d.uv) == 0 && loop_init(&d.loop, &d.uv) == 0);
     loop_owner_init(&d.owner, &d.loop, signals_closed);
     (void)signal(SIGPIPE, SIG_IGN);
-    if (start(&d, &e) != 0) {
+    if (tls_take(&d, &e) != 0 || start(&d, &e) != 0) {
         log_error("%s", err_text(&e));
         return 1;
     }
