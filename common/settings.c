@@ -219,6 +219,14 @@ static int check_network(const struct settings_sandbox *b, struct err *e)
             (void)err_prefix(e, "sandbox.nat_closed: '%.*s'", STR_ARG(piece));
         }
     }
+    rest = str_of(b->nat_resolvers);
+    while (r == 0 && str_split(&rest, ',', &piece)) {
+        uint8_t addr[16];
+        if (egress_ip4_parse(piece, addr) != 0 && egress_ip6_parse(piece, addr) != 0) {
+            r = err_say(e, -EINVAL, "sandbox.nat_resolvers: '%.*s' is not an address",
+                        STR_ARG(piece));
+        }
+    }
     rest = str_of(b->nat_open);
     while (r == 0 && str_split(&rest, ',', &piece)) {
         r = egress_parse(piece, &rule, e);

@@ -100,11 +100,12 @@ struct settings_sandbox {
     unsigned network; /* enum settings_network: the default of a job */
     bool allow_host_network;
     bool allow_nat;
-    bool nat_forwarding;                /* may the agent make this machine forward packets? */
-    char nat_pool4[SETTINGS_TEXT_MAX];  /* network of the slots */
-    char nat_pool6[SETTINGS_TEXT_MAX];  /* network, "auto" or "none" */
-    char nat_closed[SETTINGS_LIST_MAX]; /* networks: closed beside the built-in list */
-    char nat_open[SETTINGS_LIST_MAX];   /* destinations: open though closed, or this machine's */
+    bool nat_forwarding;                   /* may the agent make this machine forward packets? */
+    char nat_pool4[SETTINGS_TEXT_MAX];     /* network of the slots */
+    char nat_pool6[SETTINGS_TEXT_MAX];     /* network, "auto" or "none" */
+    char nat_resolvers[SETTINGS_LIST_MAX]; /* addresses; "": /etc/resolv.conf's */
+    char nat_closed[SETTINGS_LIST_MAX];    /* networks: closed beside the built-in list */
+    char nat_open[SETTINGS_LIST_MAX];      /* destinations: open though closed, or this machine's */
     uint64_t uid_base;
     uint64_t cpus_milli; /* default limit of a job; 0: none */
     uint64_t memory;     /* default limit of a job */

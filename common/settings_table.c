@@ -205,6 +205,10 @@ static const struct conf_key keys[] = {
       .help =
           "Private IPv6 network for the slots: a prefix of 16 to 112. auto: a unique local /48 made from\n"
           "the machine's id. none: no IPv6." },
+    { AT(sandbox, nat_resolvers), .key = "nat_resolvers", .type = CONF_LIST, .def = "",
+      .help =
+          "DNS resolvers, as addresses, that the questions of jobs with network nat are sent on to. Not\n"
+          "set: those of /etc/resolv.conf, which may be on this machine's loopback." },
     { AT(sandbox, nat_closed), .key = "nat_closed", .type = CONF_LIST, .def = "",
       .help =
           "Networks that jobs never reach, such as 10.0.0.0/8,2001:db8::/32, beside what is always closed:\n"

@@ -107,6 +107,7 @@ int cli_cmd_doctor(struct cli_ctx *ctx)
         cli_doctor_note(d, CLI_CHECK_ROOT, root ? CLI_OK : CLI_WARN, "%s", root ? "yes" : "no");
         existing_part(s->node.data_dir, path, sizeof(path));
         cli_doctor_kernel(d, path, s->sandbox.uid_base);
+        cli_doctor_network(d, s);
         hardware_rows(d, s, path);
         cli_doctor_machine(d, s, path);
         cli_doctor_view(d, &ctx->view);

@@ -11,6 +11,8 @@
 /* Kernel features, tried in short-lived children (sys_doctor_kernel.c). path is on the data
  * directory's file system. */
 void cli_doctor_kernel(struct cli_doctor *d, const char *path, uint64_t uid_base);
+/* What network nat needs (sys_doctor_network.c). */
+void cli_doctor_network(struct cli_doctor *d, const struct settings *s);
 /* Clock, disk, memory, limits, user, port, data directory (sys_doctor_machine.c). */
 void cli_doctor_machine(struct cli_doctor *d, const struct settings *s, const char *path);
 

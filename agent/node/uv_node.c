@@ -501,7 +501,9 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         (rc = node_cluster_start(n, e)) != 0 || (rc = node_peers_start(n, e)) != 0 ||
         (rc = node_pull_start(n, e)) != 0 ||
         (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
-                                   e)) != 0) {
+                                   e)) != 0 ||
+        (rc = sandbox_dns_start(n->loop, n->client, n->settings.sandbox.nat_resolvers, &n->dns,
+                                e)) != 0) {
         /* The process ends: what was opened goes with it. */
         return rc;
     }
@@ -621,12 +623,21 @@ static void client_closed(void *arg)
     job_store_close(n->store, store_closed, n);
 }
 
-static void table_closed(void *arg)
+static void dns_closed(void *arg)
 {
     struct node *n = arg;
 
-    n->table = NULL;
     sandbox_client_close(n->client, client_closed, n);
+}
+
+static void table_closed(void *arg)
+{
+    struct node *n = arg;
+    struct sandbox_dns *dns = n->dns;
+
+    n->table = NULL;
+    n->dns = NULL;
+    sandbox_dns_close(dns, dns_closed, n);
 }
 
 static void streams_closed(void *arg)

@@ -15,6 +15,7 @@
 #include "agent/node/node_msg.h"
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/uv_sandbox.h"
+#include "agent/sandbox/uv_sandbox_dns.h"
 #include "agent/table/uv_table.h"
 #include "common/list.h"
 #include "common/log.h"
@@ -294,6 +295,7 @@ struct node {
     struct job_store *store;
     struct image_store *images_store;
     struct sandbox_client *client;
+    struct sandbox_dns *dns; /* NULL once it is closed */
     struct telemetry_metrics *metrics;
     struct hardware_facts facts;
     char class_id[HARDWARE_CLASS_LEN + 1];
@@ -390,6 +392,10 @@ struct node_live *node_live_find(struct node *n, struct ulid id, uint32_t attemp
 struct node_live *node_live_add(struct node *n,
                                 const struct run *run); /* NULL: the pool is empty */
 void node_live_free(struct node_live *l);
+/* uv_node_dns.c: what a run asks of DNS is answered; takes its socket over. l: NULL when nobody
+ * knows the run. */
+void node_dns_started(struct node *n, const struct node_live *l, int fd);
+void node_dns_egress_set(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text);
 void node_live_answer(struct node_live *l, enum live_answer answer);
 void node_live_fail(struct node_live *l, enum live_answer answer, enum run_reason reason,
                     const char *detail);

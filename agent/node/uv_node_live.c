@@ -59,6 +59,9 @@ void node_live_free(struct node_live *l)
 
     list_remove(&l->pending);
     list_remove(&l->link);
+    if (n->dns != NULL) {
+        sandbox_dns_end(n->dns, l->id, l->attempt);
+    }
     l->doc = node_doc_unref(l->doc);
     image_release(l);
     telemetry_fds_close(&l->fds);
@@ -521,6 +524,7 @@ static void on_started(void *arg, struct sandbox_started *s)
         l->started_ms = loop_now_ms(n->loop);
         telemetry_meter_init(&l->meter, &s->base, s->started_wall_us, s->peak_was_reset);
     }
+    node_dns_started(n, l, s->dns_fd);
     if (g != NULL) {
         node_guest_started(g, s, kinds[s->kind]);
         return;
@@ -703,6 +707,7 @@ static void on_lost(void *arg, const char *why)
 const struct sandbox_client_events node_sandbox_events = {
     .hello = on_hello,
     .started = on_started,
+    .egress_set = node_dns_egress_set,
     .ended = on_ended,
     .failed = on_failed,
     .unpacked = on_unpacked,

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/sandbox/sandbox_internal.h"
+#include "common/insist.h"
 #include "common/mem.h"
 
 int sandbox_egress_check(const struct sandbox_egress *g, struct err *e)
@@ -65,4 +66,42 @@ int sandbox_egress_decode(struct cur *c, struct sandbox_egress *ret)
     }
     *ret = (struct sandbox_egress){ .limited = flags == 1, .nets = nets, .nets_len = n };
     return 0;
+}
+
+void sandbox_msg_nets_put(struct sandbox_msg *m, const struct egress_net *nets, size_t n)
+{
+    struct buf AUTO_BUF b = BUF_INIT(SANDBOX_RECORD_SIZE);
+    const struct sandbox_egress g = { .limited = true, .nets = nets, .nets_len = n };
+    REQUIRE(n <= SANDBOX_MSG_NETS);
+    sandbox_egress_encode(&g, &b);
+    memset(m->record, 0, sizeof(m->record));
+    if (buf_error(&b) == 0) { /* else the launcher refuses it */
+        memcpy(m->record, b.data, b.len);
+    }
+}
+
+int sandbox_msg_nets_get(const struct sandbox_msg *m, struct egress_net nets[SANDBOX_MSG_NETS],
+                         size_t *ret_n)
+{
+    static const uint8_t zero[SANDBOX_RECORD_SIZE];
+    struct sandbox_egress g = { .limited = false };
+    struct cur c;
+    cur_init(&c, m->record, sizeof(m->record));
+    int rc = sandbox_egress_decode(&c, &g);
+    if (rc == 0 && (!cur_ok(&c) || !g.limited || g.nets_len < 1 || g.nets_len > SANDBOX_MSG_NETS ||
+                    sandbox_egress_check(&g, NULL) < 0 || memcmp(c.p, zero, cur_left(&c)) != 0)) {
+        rc = -EBADMSG;
+    }
+    for (size_t i = 0; i < g.nets_len && rc == 0; i++) {
+        uint8_t whole = g.nets[i].kind == EGRESS_IP4 ? 32 : 128;
+        rc = g.nets[i].kind == EGRESS_ALL || g.nets[i].prefix != whole ? -EBADMSG : 0;
+        nets[i] = g.nets[i];
+    }
+    *ret_n = rc == 0 ? g.nets_len : 0;
+    union {
+        const void *in;
+        void *out;
+    } taken = { .in = g.nets };
+    mem_free(taken.out);
+    return rc;
 }

@@ -80,6 +80,10 @@ size_t sandbox_plan_hosts(const char *hostname, char dst[SANDBOX_HOSTS_CAP]);
 extern const char *const sandbox_masked_proc[];
 extern const char *const sandbox_masked_sys[];
 extern const char *const sandbox_readonly_proc[];
+/* Where a run on network nat finds its resolver, inside its own network namespace. */
+#define SANDBOX_DNS_ADDR "127.0.0.53"
+/* The resolv.conf of such a run, from the host's own: that resolver, and the host's other lines. */
+void sandbox_resolv_nat(struct str text, struct buf *out);
 /* The host's resolv.conf without resolvers that only the host can reach. At most 8 KiB. */
 void sandbox_resolv_filter(struct str text, struct buf *out);
 

@@ -8,6 +8,7 @@
 
 _Static_assert(SANDBOX_MSG_READY == 1 && SANDBOX_MSG_ADOPT == 9, "wire");
 _Static_assert(SANDBOX_MSG_HELLO == 32 && SANDBOX_MSG_ADOPTED == 39, "wire");
+_Static_assert(SANDBOX_MSG_EGRESS == 11 && SANDBOX_MSG_EGRESS_SET == 40, "wire");
 
 /* What a type may have beside itself. */
 enum {
@@ -37,8 +38,9 @@ static const struct {
     [SANDBOX_MSG_REMOVE_LAYER] = { HAS_DIGEST, 1, 0, 0 },
     [SANDBOX_MSG_ADOPT] = { 0, 1, 0, 0 },
     [SANDBOX_MSG_KEEP_LAYERS] = { 0, 1, 1, 1 },
+    [SANDBOX_MSG_EGRESS] = { HAS_RUN | HAS_RECORD, 1, 0, 0 },
     [SANDBOX_MSG_HELLO] = { HAS_NUMBER, 2, 0, 0 },
-    [SANDBOX_MSG_STARTED] = { HAS_RUN | HAS_NUMBER | HAS_BASE, 2, 0, 16 },
+    [SANDBOX_MSG_STARTED] = { HAS_RUN | HAS_NUMBER | HAS_BASE, 2, 0, 24 },
     [SANDBOX_MSG_ENDED] = { HAS_RUN | HAS_VALUE | HAS_NUMBER | HAS_RECORD | HAS_BASE | HAS_END, 2,
                             0, 0 },
     [SANDBOX_MSG_FAILED] = { HAS_RUN | HAS_RC | HAS_TEXT, 2, 0, 0 },
@@ -46,6 +48,7 @@ static const struct {
     [SANDBOX_MSG_RUN_REMOVED] = { HAS_RUN | HAS_RC | HAS_TEXT, 2, 0, 0 },
     [SANDBOX_MSG_LAYER_REMOVED] = { HAS_DIGEST | HAS_RC | HAS_TEXT, 2, 0, 0 },
     [SANDBOX_MSG_ADOPTED] = { 0, 2, 0, 0 },
+    [SANDBOX_MSG_EGRESS_SET] = { HAS_RUN | HAS_RC | HAS_TEXT, 2, 0, 0 },
 };
 
 void sandbox_reading_to_words(const struct telemetry_reading *r, uint64_t *w)

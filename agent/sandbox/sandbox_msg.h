@@ -27,6 +27,7 @@ enum sandbox_msg_type {
     SANDBOX_MSG_REMOVE_LAYER = 8, /* digest */
     SANDBOX_MSG_ADOPT = 9,
     SANDBOX_MSG_KEEP_LAYERS = 10,   /* fd: digests, one a line */
+    SANDBOX_MSG_EGRESS = 11,        /* run, attempt, record: see sandbox_msg_nets_put() */
     SANDBOX_MSG_HELLO = 32,         /* number: see sandbox_msg_hello() */
     SANDBOX_MSG_STARTED = 33,       /* run, attempt, number, base; fds: telemetry */
     SANDBOX_MSG_ENDED = 34,         /* run, attempt, value: adopted, record, number, base, end */
@@ -35,6 +36,7 @@ enum sandbox_msg_type {
     SANDBOX_MSG_RUN_REMOVED = 37,   /* run, attempt, rc, text */
     SANDBOX_MSG_LAYER_REMOVED = 38, /* digest, rc, text */
     SANDBOX_MSG_ADOPTED = 39,
+    SANDBOX_MSG_EGRESS_SET = 40, /* run, attempt, rc, text */
 };
 
 enum sandbox_msg_side { SANDBOX_FROM_AGENT, SANDBOX_FROM_LAUNCHER };
@@ -49,6 +51,7 @@ enum {
     SANDBOX_N_ADOPTED,
     SANDBOX_N_PEAK_RESET, /* also of ENDED */
     SANDBOX_N_FILES,      /* bit n: a descriptor for enum telemetry_file n is attached, in order */
+    SANDBOX_N_DNS,        /* 1: behind them, the socket that the run's resolver asks */
 };
 
 /* Numbers of HELLO. */
@@ -87,6 +90,14 @@ void sandbox_msg_encode(const struct sandbox_msg *m, uint8_t dst[SANDBOX_MSG_SIZ
 /* fds: how many descriptors came along. -EBADMSG: refuse it and end the connection. */
 int sandbox_msg_decode(const void *p, size_t n, size_t fds, enum sandbox_msg_side from,
                        struct sandbox_msg *ret);
+
+/* Addresses that a run may reach beside its list: at most SANDBOX_MSG_NETS in a message's record,
+ * as sandbox_egress_encode() writes them, and zeroes. -EBADMSG: others than single addresses, or
+ * out of range. */
+enum { SANDBOX_MSG_NETS = 20 };
+void sandbox_msg_nets_put(struct sandbox_msg *m, const struct egress_net *nets, size_t n);
+int sandbox_msg_nets_get(const struct sandbox_msg *m, struct egress_net nets[SANDBOX_MSG_NETS],
+                         size_t *ret_n);
 
 /* A reading as words, for messages and files; of SANDBOX_READING_WORDS, the unused ones are 0. */
 void sandbox_reading_to_words(const struct telemetry_reading *r, uint64_t *words);

@@ -103,9 +103,9 @@ void sandbox_nft_table(struct nl *n, const struct nat_plan *p, const struct nft_
  * zone (1 to 65535): the run's own, so that nothing of an earlier run's connections is its. */
 void sandbox_nft_slot(struct nl *n, const struct nat_plan *p, uint32_t slot, bool make,
                       uint16_t zone, const struct sandbox_egress *e);
-/* Appends, as one batch, another list for the slot's run. */
+/* Appends, as one batch, destinations that the slot's run may reach too. */
 void sandbox_nft_egress(struct nl *n, const struct nat_plan *p, uint32_t slot,
-                        const struct sandbox_egress *e);
+                        const struct egress_net *nets, size_t nets_len);
 /* Appends the question whether a chain is there: answered with 0 or -ENOENT. */
 enum nft_mark { NFT_MARK_FORWARD4, NFT_MARK_FORWARD6 };
 void sandbox_nft_find(struct nl *n, const struct nat_plan *p, enum nft_mark mark);

@@ -185,12 +185,17 @@ static void verdict(struct nl *n, uint16_t attr, int code, const char *to)
 
 /* ---- rules: expressions between rule() and done() ---- */
 
-static void rule(struct nl *n, const struct nat_plan *p, const char *in)
+static void rule_at(struct nl *n, const struct nat_plan *p, const char *in, uint16_t where)
 {
-    begin(n, NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND);
+    begin(n, NFT_MSG_NEWRULE, (uint16_t)(NLM_F_CREATE | where));
     sandbox_nl_text(n, NFTA_RULE_TABLE, p->table);
     sandbox_nl_text(n, NFTA_RULE_CHAIN, in);
     sandbox_nl_nest(n, NFTA_RULE_EXPRESSIONS);
+}
+
+static void rule(struct nl *n, const struct nat_plan *p, const char *in)
+{
+    rule_at(n, p, in, NLM_F_APPEND);
 }
 
 static void done(struct nl *n)
@@ -348,7 +353,7 @@ static void x_net(struct nl *n, const struct egress_net *d, uint8_t proto)
 /* One rule, or two (TCP, UDP), that say the verdict of what goes to d: accept, or (a map) what it
  * says of the interface. */
 static void net_rules(struct nl *n, const struct nat_plan *p, const char *in,
-                      const struct egress_net *d, unsigned map)
+                      const struct egress_net *d, unsigned map, uint16_t where)
 {
     uint8_t protos[2] = { d->proto, EGRESS_UDP };
     size_t count = 1;
@@ -357,7 +362,7 @@ static void net_rules(struct nl *n, const struct nat_plan *p, const char *in,
         count = 2;
     }
     for (size_t i = 0; i < count; i++) {
-        rule(n, p, in);
+        rule_at(n, p, in, where);
         x_net(n, d, protos[i]);
         if (map != 0) {
             x_map(n, NFT_META_IIFNAME, map);
@@ -526,7 +531,7 @@ static void table_local(struct nl *n, const struct nat_plan *p, const struct nft
         }
     }
     for (size_t i = 0; i < c->open_len; i++) {
-        net_rules(n, p, "local", &c->open[i], SET_EGRESS);
+        net_rules(n, p, "local", &c->open[i], SET_EGRESS, NLM_F_APPEND);
     }
     rule(n, p, "local");
     x_verdict(n, NFT_GOTO, "denied");
@@ -540,7 +545,7 @@ static void table_out(struct nl *n, const struct nat_plan *p, const struct nft_c
     x_verdict(n, NFT_GOTO, "denied");
     done(n);
     for (size_t i = 0; i < c->open_len; i++) {
-        net_rules(n, p, "out", &c->open[i], SET_EGRESS);
+        net_rules(n, p, "out", &c->open[i], SET_EGRESS, NLM_F_APPEND);
     }
     for (unsigned k = 0; k < 2; k++) {
         rule(n, p, "out");
@@ -736,7 +741,7 @@ static void slot_egress(struct nl *n, const struct nat_plan *p, const struct slo
                         const struct sandbox_egress *e)
 {
     for (size_t i = 0; i < e->nets_len; i++) {
-        net_rules(n, p, s->egress, &e->nets[i], 0);
+        net_rules(n, p, s->egress, &e->nets[i], 0, NLM_F_APPEND);
     }
     rule(n, p, s->egress);
     if (e->limited) {
@@ -774,13 +779,14 @@ void sandbox_nft_slot(struct nl *n, const struct nat_plan *p, uint32_t slot, boo
 }
 
 void sandbox_nft_egress(struct nl *n, const struct nat_plan *p, uint32_t slot,
-                        const struct sandbox_egress *e)
+                        const struct egress_net *nets, size_t nets_len)
 {
     struct slot_names s;
     names_of(p, slot, &s);
     batch(n, NFNL_MSG_BATCH_BEGIN);
-    flush_chain(n, p, s.egress);
-    slot_egress(n, p, &s, e);
+    for (size_t i = 0; i < nets_len; i++) {
+        net_rules(n, p, s.egress, &nets[i], 0, 0); /* in front: before what refuses the rest */
+    }
     batch_end(n, p);
 }
 

@@ -208,3 +208,15 @@ void sandbox_resolv_filter(struct str text, struct buf *out)
         buf_addc(out, '\n');
     }
 }
+
+void sandbox_resolv_nat(struct str text, struct buf *out)
+{
+    struct str line;
+    buf_adds(out, "nameserver " SANDBOX_DNS_ADDR "\n");
+    while (str_split(&text, '\n', &line)) {
+        if (!str_starts(line, "nameserver") && line.n != 0) {
+            buf_addstr(out, line);
+            buf_addc(out, '\n');
+        }
+    }
+}

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "agent/sandbox/sys_launcher.h"
+#include "agent/sandbox/sys_nat.h"
 #include "common/log.h"
 #include "common/mem.h"
 
@@ -469,6 +470,25 @@ static void on_order(struct launcher *l, const struct sandbox_msg *m)
     }
 }
 
+/* The answer to one of the run's own questions: addresses of a name of its list. */
+static void on_egress(struct launcher *l, const struct sandbox_msg *m)
+{
+    struct slot *s = sandbox_slot_find(l, m->run, m->attempt);
+    struct sandbox_msg answer = { .type = SANDBOX_MSG_EGRESS_SET,
+                                  .run = m->run,
+                                  .attempt = m->attempt };
+    struct egress_net nets[SANDBOX_MSG_NETS];
+    size_t n = 0;
+    struct err e = { 0 };
+    answer.rc = sandbox_msg_nets_get(m, nets, &n);
+    if (answer.rc == 0) {
+        answer.rc = s == NULL ? err_say(&e, -ENOENT, "the run is over")
+                              : sandbox_nat_egress(s, nets, n, &e);
+    }
+    sandbox_text(answer.text, e.text);
+    sandbox_agent_send(l, &answer, NULL, 0);
+}
+
 static void on_adopt(struct launcher *l)
 {
     if (l->adopt_stream != NULL) {
@@ -510,6 +530,9 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
     case SANDBOX_MSG_SIGNAL:
         on_order(l, m);
         break;
+    case SANDBOX_MSG_EGRESS:
+        on_egress(l, m);
+        break;
     case SANDBOX_MSG_UNPACK:
         sandbox_worker_add(l, m, fd_take(fd));
         break;
@@ -531,6 +554,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
     case SANDBOX_MSG_RUN_REMOVED:
     case SANDBOX_MSG_LAYER_REMOVED:
     case SANDBOX_MSG_ADOPTED:
+    case SANDBOX_MSG_EGRESS_SET:
     default:
         break; /* sandbox_msg_decode() refused them */
     }

@@ -45,6 +45,8 @@ struct slot_nat {
     bool rules; /* the slot's chains are there */
     bool live;  /* a run is in it */
     uint16_t zone;
+    uint32_t added; /* destinations, since the run began */
+    int dns;        /* where its resolver asks */
     int files[NET_FILES];
 };
 
@@ -412,6 +414,7 @@ static void slot_nat_free(struct slot *s)
     fd_close(sn->netns);
     fd_close(sn->route);
     fd_close(sn->diag);
+    fd_close(sn->dns);
     for (size_t i = 0; i < NET_FILES; i++) {
         fd_close(sn->files[i]);
     }
@@ -422,13 +425,28 @@ static struct slot_nat *slot_nat_new(void)
 {
     struct slot_nat *sn = mem_zalloc(sizeof(*sn));
     if (sn != NULL) {
-        sn->netns = sn->route = sn->diag = -1;
+        sn->netns = sn->route = sn->diag = sn->dns = -1;
         for (size_t i = 0; i < NET_FILES; i++) {
             sn->files[i] = -1;
         }
         (void)!getrandom(&sn->zone, sizeof(sn->zone), 0);
     }
     return sn;
+}
+
+/* What a run's resolver asks: nothing of the node's own network is in the way, nor is its resolver
+ * within reach. The agent answers. The address may still be held by an agent that is going. */
+static int dns_open(void)
+{
+    const int on = 1;
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(53) };
+    AUTO_FD int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (inet_pton(AF_INET, SANDBOX_DNS_ADDR, &a.sin_addr) != 1 || fd < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        bind(fd, (const struct sockaddr *)&a, sizeof(a)) < 0) {
+        return -1;
+    }
+    return fd_take(&fd);
 }
 
 /* Sockets that belong to the slot's namespace. */
@@ -438,6 +456,7 @@ static int slot_sockets(struct nat *n, struct slot_nat *sn)
     if (rc == 0) {
         sn->route = sandbox_netlink_open(NETLINK_ROUTE);
         sn->diag = sandbox_netlink_open(NETLINK_SOCK_DIAG);
+        sn->dns = dns_open();
         rc = sn->route < 0 ? sn->route : 0;
         int back = setns(n->own, CLONE_NEWNET);
         INSIST(back == 0); /* in the wrong namespace nothing that follows would be right */
@@ -525,6 +544,7 @@ int sandbox_nat_run(struct slot *s, const struct sandbox_spec *spec, struct err 
     }
     sn->rules = true;
     sn->live = true;
+    sn->added = 0;
     return 0;
 }
 
@@ -567,16 +587,28 @@ void sandbox_nat_base(struct slot *s)
     }
 }
 
-int sandbox_nat_egress(struct slot *s, const struct sandbox_egress *egress, struct err *e)
+int sandbox_nat_egress(struct slot *s, const struct egress_net *nets, size_t nets_len,
+                       struct err *e)
 {
     struct nl m;
-    if (s->nat == NULL || !s->nat->live || s->l->nat == NULL) {
+    struct nat *n = s->l->nat;
+    if (s->nat == NULL || !s->nat->live || n == NULL) {
         return err_say(e, -ENOENT, "the run has no network");
     }
-    struct nat *n = s->l->nat;
+    if (s->nat->added + nets_len > SANDBOX_EGRESS_MAX) {
+        return err_say(e, -ENOBUFS, "the run's names have more than %d addresses",
+                       SANDBOX_EGRESS_MAX);
+    }
     start(n, &m);
-    sandbox_nft_egress(&m, &n->plan, s->box.slot, egress);
-    return call(n, &m, n->nft, e);
+    sandbox_nft_egress(&m, &n->plan, s->box.slot, nets, nets_len);
+    int rc = call(n, &m, n->nft, e);
+    s->nat->added += rc == 0 ? (uint32_t)nets_len : 0;
+    return rc;
+}
+
+int sandbox_nat_dns(const struct slot *s)
+{
+    return s->nat != NULL && s->nat->live ? s->nat->dns : -1;
 }
 
 /* ---- the end of a run ---- */
@@ -641,7 +673,10 @@ void sandbox_nat_run_over(struct slot *s)
     if (s->nat == NULL || !s->nat->live) {
         return;
     }
+    char question[64];
     s->nat->live = false;
+    while (s->nat->dns >= 0 && recv(s->nat->dns, question, sizeof(question), MSG_DONTWAIT) >= 0) {
+    }
     for (size_t i = 0; i < NET_FILES; i++) {
         int *fd = &s->fds.fd[TELEMETRY_NET_RX_BYTES + i];
         *fd = fd_close(*fd);

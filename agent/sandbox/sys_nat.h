@@ -34,8 +34,11 @@ bool sandbox_nat_ready(const struct slot *s);
 void sandbox_nat_base(struct slot *s);
 /* A live sandbox of an earlier launcher. */
 void sandbox_nat_adopt(struct slot *s);
-/* Replaces what a live run may reach. */
-int sandbox_nat_egress(struct slot *s, const struct sandbox_egress *egress, struct err *e);
+/* What a live run may reach too. -ENOENT: it has no network; -ENOBUFS: SANDBOX_EGRESS_MAX of them
+ * were added before. */
+int sandbox_nat_egress(struct slot *s, const struct egress_net *nets, size_t n, struct err *e);
+/* The socket at SANDBOX_DNS_ADDR that the run's resolver asks; -1; stays this module's. */
+int sandbox_nat_dns(const struct slot *s);
 /* The run is over and everything in it dead: what its sockets still had to say is not said. */
 void sandbox_nat_run_over(struct slot *s);
 /* Namespace, interface and rules of a slot that is not needed now. */

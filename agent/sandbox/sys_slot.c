@@ -484,6 +484,10 @@ void sandbox_slot_tell_started(struct slot *s, bool adopted)
             fds[n++] = s->fds.fd[i];
         }
     }
+    if (sandbox_nat_dns(s) >= 0 && n < SYS_FDS_MAX) {
+        m.number[SANDBOX_N_DNS] = 1;
+        fds[n++] = sandbox_nat_dns(s);
+    }
     sandbox_agent_send(s->l, &m, fds, n);
 }
 

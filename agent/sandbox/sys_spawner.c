@@ -28,6 +28,7 @@ struct spawner {
         uint64_t used;    /* for the eviction of the longest unused */
     } layer[SLOT_LAYERS_MAX];
     uint64_t clock;
+    struct buf resolv_nat; /* resolv.conf of runs on network nat */
     char spec[SANDBOX_SPEC_MAX];
 };
 
@@ -96,7 +97,8 @@ static int spawner_plan(struct spawner *s, struct sandbox_job *job, uint32_t *at
     snprintf(payload, sizeof(payload), "runs/%s/in", job->request.dir);
     const struct plan_facts facts = {
         .layers = layers,
-        .resolv_conf = s->box->resolv_conf,
+        .resolv_conf = job->spec.limits.network == SANDBOX_NETWORK_NAT ? buf_cstr(&s->resolv_nat)
+                                                                       : s->box->resolv_conf,
         .payload_dir = job->request.payload_layer != 0 ? payload : NULL,
     };
     return sandbox_plan_make(&job->spec, &facts, &job->plan, e);
@@ -336,6 +338,8 @@ static void spawner_main(const struct slot_box *box)
     sigprocmask(SIG_SETMASK, &all, NULL);
     s->box = box;
     job->box = box;
+    buf_init(&s->resolv_nat, 16384);
+    sandbox_resolv_nat(str_of(box->resolv_conf), &s->resolv_nat);
     (void)syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL, 0, 0, 0);
     /* init must outlive the memory limit, to say what happened. Refused without CAP_SYS_RESOURCE:
      * then the launcher writes the record. */

@@ -186,6 +186,7 @@ static void tell_started(struct sandbox_client *c, const struct sandbox_msg *m, 
         s.fds.fd[i] = there ? fd_take(&fds[next]) : -1;
         next += there ? 1 : 0;
     }
+    s.dns_fd = m->number[SANDBOX_N_DNS] == 1 && next < n ? fd_take(&fds[next]) : -1;
     c->events->started(c->arg, &s);
 }
 
@@ -234,6 +235,10 @@ static void client_tell(struct sandbox_client *c, const struct sandbox_msg *m, i
     case SANDBOX_MSG_ADOPTED:
         ev->adopted(c->arg);
         break;
+    case SANDBOX_MSG_EGRESS_SET:
+        ev->egress_set(c->arg, m->run, m->attempt, m->rc, m->text);
+        break;
+    case SANDBOX_MSG_EGRESS:
     case SANDBOX_MSG_READY:
     case SANDBOX_MSG_PING:
     case SANDBOX_MSG_RUN:
@@ -399,6 +404,14 @@ static int client_ask_run(struct sandbox_client *c, enum sandbox_msg_type type, 
 int sandbox_client_stop(struct sandbox_client *c, struct ulid run, uint32_t attempt)
 {
     return client_ask_run(c, SANDBOX_MSG_STOP, run, attempt, 0);
+}
+
+int sandbox_client_egress(struct sandbox_client *c, struct ulid run, uint32_t attempt,
+                          const struct egress_net *nets, size_t n)
+{
+    struct sandbox_msg m = { .type = SANDBOX_MSG_EGRESS, .run = run, .attempt = attempt };
+    sandbox_msg_nets_put(&m, nets, n);
+    return client_send(c, &m, -1);
 }
 
 int sandbox_client_signal(struct sandbox_client *c, struct ulid run, uint32_t attempt, int sig)

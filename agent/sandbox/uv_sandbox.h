@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "agent/sandbox/sandbox.h"
+#include "agent/sandbox/sandbox_msg.h"
 #include "common/loop/loop.h"
 
 /* What the launcher found at its start. */
@@ -49,6 +50,7 @@ struct sandbox_started {
     struct telemetry_reading base;
     /* The callee's, who closes them with telemetry_fds_close(). All -1 when there are none. */
     struct telemetry_fds fds;
+    int dns_fd; /* the callee's, too: where a run on network nat asks (uv_sandbox_dns.h); -1 */
 };
 
 struct sandbox_ended {
@@ -72,6 +74,8 @@ struct sandbox_client_events {
     /* rc -EBUSY: in use by a live sandbox. */
     void (*run_removed)(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text);
     void (*layer_removed)(void *arg, const struct digest *diff_id, int rc, const char *text);
+    /* What sandbox_client_egress() asked for is in force, or why not; in the order of asking. */
+    void (*egress_set)(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text);
     /* Every live and every ended run that has a directory was told. */
     void (*adopted)(void *arg);
     /* The launcher is gone. */
@@ -92,6 +96,9 @@ int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec
 /* The job's stop signal, after its grace SIGKILL; the end comes as ended, reason STOPPED. Nothing
  * happens when it is over already. */
 int sandbox_client_stop(struct sandbox_client *c, struct ulid run, uint32_t attempt);
+/* Single addresses (n of 1 to SANDBOX_MSG_NETS) that a live run may reach too: one egress_set. */
+int sandbox_client_egress(struct sandbox_client *c, struct ulid run, uint32_t attempt,
+                          const struct egress_net *nets, size_t n);
 /* One signal (1 to 64) to the job's first process. */
 int sandbox_client_signal(struct sandbox_client *c, struct ulid run, uint32_t attempt, int sig);
 /* blob_fd: the compressed layer, opened for reading; stays the caller's. An UNPACK of a layer that

@@ -49,6 +49,14 @@ class Namespace:
         assert p.stdout.readline() == b"ready\n", what
         return p
 
+    def dns(self, addr, **names):
+        """tests/lib/netlab_dns.py; "_" in a name stands for a dot."""
+        p = self.popen(sys.executable, SERVER.with_name("netlab_dns.py"), addr,
+                       *(f"{k.replace('_', '.')}={v}" for k, v in names.items()),
+                       stdout=subprocess.PIPE)
+        assert p.stdout.readline() == b"ready\n", names
+        return p
+
     def close(self):
         for p in self.started:
             p.kill()

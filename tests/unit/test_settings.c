@@ -168,6 +168,8 @@ static void rules_between_keys(void **state)
     bad("[sandbox]\nnat_pool6 = fd00::/113", "16 to 112");
     bad("[sandbox]\nnat_pool6 = maybe", "sandbox.nat_pool6 = maybe");
     good("[sandbox]\nnat_closed = 10.0.0.0/8, 2001:db8::/32\nnat_open = 192.0.2.1:5432", &s);
+    good("[sandbox]\nnat_resolvers = 127.0.0.53,::1", &s);
+    bad("[sandbox]\nnat_resolvers = dns.example.org", "sandbox.nat_resolvers");
     bad("[sandbox]\nnat_closed = 10.0.0.0/8:80", "sandbox.nat_closed");
     bad("[sandbox]\nnat_open = example.org:80", "takes addresses");
     bad("[store]\nreplicas = 2\nreplicas_min = 3", "replicas_min is larger");
