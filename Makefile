@@ -13,6 +13,8 @@
 #   make check                         installs what the tests need, then all of the above (root)
 #   make check-vm [GUEST=base]         the virtual machine lab (tests/vm)
 #   make check-all                     check, check-vm and the checks that take long
+#   make bench-cluster                membership, beside memberlist
+#   make check-interop                mixed clusters with Debian's Go memberlist
 #   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
 #
 # Variables: B (build directory), CC (gcc or clang), WERROR=1, VERSION.
@@ -285,13 +287,34 @@ bench: $(B)/agent $(BENCH)
 
 $(B)/bench/start: $(B)/obj/tests/bench/start.o $(B)/obj/tests/bench/naive.o
 $(B)/bench/submit: $(B)/obj/tests/bench/submit.o
-$(B)/bench/start $(B)/bench/submit: $(B)/libagent.a packaging/link
+$(B)/bench/gossip: $(B)/obj/tests/bench/gossip.o
+$(B)/bench/start $(B)/bench/submit $(B)/bench/gossip: $(B)/libagent.a packaging/link
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
 
 $(B)/bench/noop: tests/bench/noop.S
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@gcc -static -nostdlib -Wl,--build-id=none -o $@ $<
+
+# Membership beside memberlist, which takes part where Debian's Go library can be had.
+.PHONY: bench-cluster check-interop
+bench-cluster: $(B)/bench/gossip
+	packaging/deps interop && $(MAKE) --no-print-directory B=$(B) $(B)/bench/memberlist || true
+	$(PYTHON) tests/bench/cluster.py --bin $(B)/bench --out $(B)/bench/cluster.json \
+		$(if $(QUICK),--quick)
+
+# Offline: the library is in Debian's GOPATH.
+$(B)/bench/memberlist: tests/bench/memberlist/main.go
+	@mkdir -p $(@D) $(B)/go/src/memberlist_peer; echo "  GO      $@"
+	@cp $< $(B)/go/src/memberlist_peer/
+	@GO111MODULE=off GOCACHE=$(abspath $(B))/go/cache GOPATH=$(abspath $(B))/go:/usr/share/gocode \
+		go build -o $@ memberlist_peer
+
+check-interop: $(B)/agent
+	packaging/deps interop
+	$(MAKE) --no-print-directory B=$(B) $(B)/bench/memberlist
+	AGENT=$(abspath $(B)/agent) MEMBERLIST=$(abspath $(B)/bench/memberlist) \
+		$(PYTHON) -m pytest -q $(PYTEST_ARGS) tests/wire/memberlist_mixed.py
 
 demo:
 	packaging/deps demo

@@ -340,6 +340,8 @@ void gossip_on_dead(struct gossip *g, const struct gossip_msg *m);
 void gossip_accuse(struct gossip *g, uint32_t slot, enum gossip_tcp evidence);
 void gossip_suspicion_end(struct gossip *g, uint32_t slot);
 void gossip_suspicions_due(struct gossip *g);
+/* Has it been suspect here for as long as the fastest verdict takes? */
+bool gossip_suspect_for_long(const struct gossip *g, struct str name);
 void gossip_health_add(struct gossip *g, int delta);
 void gossip_self_changed(struct gossip *g); /* a new incarnation, told to all */
 

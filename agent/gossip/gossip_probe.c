@@ -362,8 +362,13 @@ void gossip_on_nack(struct gossip *g, const struct gossip_msg *m)
 void gossip_on_tcp_ping(struct gossip *g, uint32_t seq, enum gossip_tcp outcome)
 {
     struct gossip_probe *p = probe_by_seq(g, seq);
-    if (p != NULL) {
-        p->tcp = outcome;
+    if (p == NULL) {
+        return;
+    }
+    p->tcp = outcome;
+    /* Nobody listens there: others are given the time to say that it is only we who see it so. */
+    if (outcome == GOSSIP_TCP_REFUSED && p->end_ms > g->now + g->p.probe_timeout_ms) {
+        p->end_ms = g->now + g->p.probe_timeout_ms;
     }
 }
 

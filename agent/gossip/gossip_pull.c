@@ -105,7 +105,8 @@ static bool versions_fit(const struct gossip *g, struct cur records, uint32_t n)
     return good;
 }
 
-/* A "dead" of another is hearsay: we suspect, and the member can still say no. */
+/* A "dead" of another is hearsay: we suspect, and the member can still say no. If it had the time
+ * to say so to us, and did not, the verdict is as good here as there. */
 static void merge_record(struct gossip *g, const struct gossip_msg *r)
 {
     struct gossip_msg m = *r;
@@ -117,7 +118,11 @@ static void merge_record(struct gossip *g, const struct gossip_msg *r)
     case GOSSIP_SUSPECT:
     case GOSSIP_DEAD:
         m.from = gossip_str_of(g->m[GOSSIP_SELF].name);
-        gossip_on_suspect(g, &m);
+        if (r->state == GOSSIP_DEAD && gossip_suspect_for_long(g, m.node)) {
+            gossip_on_dead(g, &m);
+        } else {
+            gossip_on_suspect(g, &m);
+        }
         break;
     case GOSSIP_LEFT:
         m.from = m.node;

@@ -171,6 +171,13 @@ static void suspicion_again(struct gossip *g, struct gossip_suspicion *s)
     heap_update(&g->suspicions, &s->node, verdict_ms(g, s));
 }
 
+bool gossip_suspect_for_long(const struct gossip *g, struct str name)
+{
+    uint32_t slot = gossip_slot(g, name);
+    return slot != GOSSIP_NONE && slot != GOSSIP_SELF && g->m[slot].state == GOSSIP_SUSPECT &&
+           g->now - g->m[slot].changed_ms >= g->p.suspicion_fast_ms && g->now >= g->hold_ms;
+}
+
 void gossip_suspicions_due(struct gossip *g)
 {
     struct heap_node *n;
