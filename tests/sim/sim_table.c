@@ -253,7 +253,7 @@ enum { CHANGES = 20 };
 static void change_one_by_one(struct world *w, const char *name, bool load)
 {
     uint64_t took[CHANGES];
-    const size_t changes = load ? CHANGES / 2 : CHANGES;
+    const size_t changes = load ? CHANGES / 3 : CHANGES;
     struct rng rng;
     char text[64];
 

@@ -239,7 +239,7 @@ static void play(uint64_t seed)
 static void test_worlds(void **state)
 {
     const char *text = getenv("TABLE_SIM_WORLDS");
-    uint64_t worlds = 40;
+    uint64_t worlds = 100;
     uint64_t seed = test_seed("table_sim");
 
     (void)state;
