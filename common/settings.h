@@ -50,6 +50,7 @@ struct settings_http {
     char tls_client_ca[SETTINGS_PATH_MAX];
     char tls_crl[SETTINGS_PATH_MAX];
     uint64_t max_body_bytes;
+    uint64_t max_event_bytes;
     uint64_t max_connections;
     uint64_t header_timeout_ms;
     uint64_t body_timeout_ms; /* without a byte */
@@ -80,6 +81,10 @@ struct settings_store {
     uint64_t retention_bytes;
     uint64_t max_queued;     /* runs waiting on this node */
     uint64_t min_free_bytes; /* less free disk: 507 */
+};
+
+struct settings_secrets {
+    char key_file[SETTINGS_PATH_MAX]; /* "": a key of this node's own */
 };
 
 struct settings_image {
@@ -147,6 +152,7 @@ struct settings {
     struct settings_gossip gossip;
     struct settings_auth auth;
     struct settings_store store;
+    struct settings_secrets secrets;
     struct settings_image image;
     struct settings_routing routing;
     struct settings_sandbox sandbox;

@@ -29,6 +29,7 @@ static const struct conf_section sections[] = {
     { "gossip", "Membership: one UDP and TCP port." },
     { "auth", "Who may do what." },
     { "store", "Runs and their output on disk." },
+    { "secrets", "Secrets of jobs and web hooks." },
     { "image", "The image store of this node." },
     { "routing", "How the processor for a run is chosen." },
     { "sandbox", "What a run may use. A job's own limits stand within these." },
@@ -83,6 +84,10 @@ static const struct conf_key keys[] = {
     { AT(http, max_body_bytes), .key = "max_body_bytes", .type = CONF_SIZE, .def = "1GiB",
       .min = KIB(1), .max = TIB(1), .reloadable = true,
       .help = "The longest payload of a run; it is streamed to disk. More is answered with 413." },
+    { AT(http, max_event_bytes), .key = "max_event_bytes", .type = CONF_SIZE, .def = "1MiB",
+      .min = KIB(1), .max = MIB(64), .reloadable = true,
+      .help =
+          "The longest web hook, and request with events; held in memory until it is verified." },
     { AT(http, max_connections), .key = "max_connections", .type = CONF_INT, .def = "12000",
       .min = 16, .max = 1000000, .help = "Connections at a time; more are closed at once." },
     { AT(http, header_timeout_ms), .key = "header_timeout", .type = CONF_DURATION, .def = "10s",
@@ -152,6 +157,13 @@ static const struct conf_key keys[] = {
     { AT(store, min_free_bytes), .key = "min_free_bytes", .type = CONF_SIZE, .def = "256MiB",
       .max = TIB(1), .reloadable = true,
       .help = "With less free on the data directory's disk new work is refused (507)." },
+
+    /* --- secrets --- */
+    { AT(secrets, key_file), .key = "key_file", .type = CONF_PATH, .def = "",
+      .help =
+          "File with the key that secrets are sealed with, the same on every node of a cluster:\n"
+          "32 bytes in base64 ('agent keygen' makes one), readable by node.user. Not set: a key\n"
+          "of this node's own, made at its first start." },
 
     /* --- image --- */
     { AT(image, max_bytes), .key = "max_bytes", .type = CONF_SIZE, .def = "20GiB", .min = MIB(1),

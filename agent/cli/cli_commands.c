@@ -156,6 +156,24 @@ static const struct cli_example nodes_examples[] = {
     { "agent nodes $(hostname)", "one node with its hardware" },
 };
 
+static const struct cli_example trigger_examples[] = {
+    { "agent trigger ls", "all of them" },
+    { "agent trigger ls report", "those of one job" },
+};
+static const struct cli_example schedule_examples[] = {
+    { "agent schedule next report", "when will it run?" },
+};
+static const struct cli_option hook_options[] = {
+    { "payload", 'p', "FILE", false, "the body ('-': stdin; default: {})" },
+};
+static const struct cli_example hook_examples[] = {
+    { "agent hook test deploy github -p push.json | sh", "what the sender would do" },
+};
+static const struct cli_example secret_examples[] = {
+    { "openssl rand -hex 32 | agent secret set gh-hook", "a secret for a web hook" },
+    { "agent secret ls", "their names" },
+};
+
 static const struct cli_example members_examples[] = {
     { "agent members", "who is in the cluster, who lives" },
     { "agent members -o json | jq '.members[] | select(.state != \"alive\") | .name'",
@@ -428,6 +446,55 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = 0,
                     .words = CLI_NO_WORDS,
                     EXAMPLES(table_examples) },
+    [CLI_TRIGGER] = { .name = "trigger",
+                      .usage = "[ls [JOB]]",
+                      .summary = "list what sets jobs off",
+                      .text =
+                          "Schedules with their next time, web hooks, sensors, events, and jobs "
+                          "after jobs, as the documents of the jobs say (\"triggers\").",
+                      .groups = LISTING,
+                      .args_max = 2,
+                      .words = CLI_WORD_LIST,
+                      .list = "ls",
+                      EXAMPLES(trigger_examples) },
+    [CLI_SCHEDULE] = { .name = "schedule",
+                       .usage = "next JOB",
+                       .summary = "show when a job runs next",
+                       .text = "The next five times of each of the job's schedules, in UTC and in "
+                               "the schedule's own zone.",
+                       .groups = TABLE,
+                       .args_min = 2,
+                       .args_max = 2,
+                       .words = CLI_WORD_LIST,
+                       .list = "next",
+                       EXAMPLES(schedule_examples) },
+    [CLI_HOOK] = { .name = "hook",
+                   .usage = "test JOB HOOK [-p FILE]",
+                   .summary = "print a signed call of a web hook",
+                   .text = "Prints the curl command that does what the hook's sender would do with "
+                           "this body, signed with the hook's secret and the node's clock. Needs "
+                           "the scope admin.",
+                   OPTIONS(hook_options),
+                   .groups = CLI_HAS_NODE,
+                   .args_min = 3,
+                   .args_max = 3,
+                   .words = CLI_WORD_LIST,
+                   .list = "test",
+                   EXAMPLES(hook_examples) },
+    [CLI_SECRET] = { .name = "secret",
+                     .usage = "set NAME | ls | rm NAME ...",
+                     .summary = "set, list or delete secrets",
+                     .text =
+                         "'set' reads the secret from stdin (a newline at its end is not part "
+                         "of it). It is sealed under the cluster's key before it goes anywhere, "
+                         "and nobody can read it back. Several lines: the new one and those "
+                         "that are being replaced; web hooks accept each.",
+                     .groups = LISTING,
+                     .args_min = 1,
+                     .args_max = CLI_POS_MAX,
+                     .words = CLI_WORD_LIST,
+                     .list = "set ls rm",
+                     EXAMPLES(secret_examples) },
     [CLI_TOKEN] = { .name = "token",
                     .usage = "create|new --name NAME --scope SCOPE,... | ls | revoke NAME ...",
                     .summary = "make, list and revoke tokens for the API",

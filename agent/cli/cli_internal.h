@@ -34,6 +34,10 @@ enum cli_id {
     CLI_NODES,
     CLI_MEMBERS,
     CLI_TABLE,
+    CLI_TRIGGER,
+    CLI_SCHEDULE,
+    CLI_HOOK,
+    CLI_SECRET,
     CLI_TOKEN,
     CLI_CA,
     CLI_KEYGEN,
@@ -228,6 +232,9 @@ void cli_view_job(struct cli_view *v, const struct json *job);
 void cli_view_nodes(struct cli_view *v, const struct json *list);
 void cli_view_members(struct cli_view *v, const struct json *list);
 void cli_view_table(struct cli_view *v, const struct json *list);
+void cli_view_triggers(struct cli_view *v, const struct json *list);
+void cli_view_schedule(struct cli_view *v, const struct json *list);
+void cli_view_secrets(struct cli_view *v, const struct json *list);
 void cli_view_node(struct cli_view *v, const struct json *node);
 void cli_view_images(struct cli_view *v, const struct json *list);
 void cli_view_status(struct cli_view *v, const struct json *status);

@@ -3,6 +3,7 @@
 
 #include "agent/cli/cli_internal.h"
 #include "common/ids.h"
+#include "common/insist.h"
 
 int cli_format_parse(const char *text, enum cli_format *ret, struct err *e)
 {
@@ -345,6 +346,100 @@ void cli_view_table(struct cli_view *v, const struct json *list)
         number_cell(&t, row, "version");
         number_cell(&t, row, "bytes");
         age_cell(v, &t, cli_json_time(row, "written_at"));
+    }
+    finish(v, &t);
+}
+
+/* What a trigger waits for, in one cell. */
+static struct str trigger_when(const struct json *t)
+{
+    static const char *const members[] = { "cron", "verify", "mqtt", "node", "type", "on" };
+
+    for (size_t i = 0; i < ARRAY_LEN(members); i++) {
+        struct str s = cli_json_str(t, members[i]);
+        if (s.n != 0) {
+            return s;
+        }
+    }
+    return STR("-");
+}
+
+void cli_view_triggers(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "JOB", "KIND", "NAME", "WHEN", "ZONE", "NEXT", NULL };
+    const struct json *triggers = members_of(list, "triggers");
+    struct cli_table t;
+
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, triggers, "trigger", "name")) {
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (m, triggers) {
+        struct str zone = cli_json_str(m, "time_zone");
+        struct str next = cli_json_str(
+            json_get(m, "next") != NULL ? json_at(json_get(m, "next"), 0) : NULL, "at");
+        bool paused = false;
+        text_cell(&t, cli_json_str(m, "job"));
+        text_cell(&t, cli_json_str(m, "kind"));
+        text_cell(&t, cli_json_str(m, "name"));
+        text_cell(&t, trigger_when(m));
+        text_cell(&t, zone.n != 0 ? zone : STR("-"));
+        (void)(json_get(m, "paused") != NULL && json_bool(json_get(m, "paused"), &paused));
+        text_cell(&t, paused ? STR("paused") : next.n != 0 ? next : STR("-"));
+    }
+    finish(v, &t);
+}
+
+/* The next firings of schedules, in UTC and in their zones. */
+void cli_view_schedule(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "SCHEDULE", "CRON", "UTC", "LOCAL", "ZONE", NULL };
+    const struct json *triggers = members_of(list, "triggers");
+    struct cli_table t;
+
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (m, triggers) {
+        const struct json *next = members_of(m, "next");
+        if (!str_eqs(cli_json_str(m, "kind"), "schedule")) {
+            continue;
+        }
+        JSON_EACH (one, next) {
+            text_cell(&t, cli_json_str(m, "name"));
+            text_cell(&t, cli_json_str(m, "cron"));
+            text_cell(&t, cli_json_str(one, "at"));
+            text_cell(&t, cli_json_str(one, "local"));
+            text_cell(&t, cli_json_str(m, "time_zone"));
+        }
+    }
+    finish(v, &t);
+}
+
+void cli_view_secrets(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "SECRET", "SET", "BY", NULL };
+    const struct json *secrets = members_of(list, "secrets");
+    struct cli_table t;
+
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, secrets, "secret", "name")) {
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (m, secrets) {
+        text_cell(&t, cli_json_str(m, "name"));
+        text_cell(&t, cli_json_str(m, "updated_at"));
+        text_cell(&t, cli_json_str(m, "by"));
     }
     finish(v, &t);
 }

@@ -253,6 +253,10 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_TOKEN] = cli_cmd_token,
     [CLI_MEMBERS] = cli_cmd_members,
     [CLI_TABLE] = cli_cmd_table,
+    [CLI_TRIGGER] = cli_cmd_trigger,
+    [CLI_SCHEDULE] = cli_cmd_schedule,
+    [CLI_HOOK] = cli_cmd_hook,
+    [CLI_SECRET] = cli_cmd_secret,
     [CLI_CA] = cli_cmd_ca,
     [CLI_KEYGEN] = cli_cmd_keygen,
 };

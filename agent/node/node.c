@@ -37,6 +37,10 @@ static const struct {
     [NODE_CONFLICT] = { "conflict", 409 },
     [NODE_STARTING] = { "starting", 503 },
     [NODE_FORBIDDEN] = { "forbidden", 403 },
+    [NODE_UNAUTHORIZED] = { "unauthorized", 401 },
+    [NODE_REPLAYED] = { "replayed", 409 },
+    [NODE_IGNORED] = { "ignored", 200 },
+    [NODE_UNKNOWN_SECRET] = { "unknown_secret", 404 },
     [NODE_INTERNAL] = { "internal", 500 },
 };
 

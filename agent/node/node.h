@@ -16,6 +16,8 @@
 
 #include "agent/jobs/jobs.h"
 #include "agent/sandbox/sandbox.h"
+#include "agent/triggers/cloudevent.h"
+#include "agent/triggers/hook.h"
 #include "common/buf.h"
 #include "common/err.h"
 #include "common/ids.h"
@@ -45,6 +47,10 @@ enum node_code {
     NODE_CONFLICT,         /* 409: the run's state does not allow it */
     NODE_STARTING,         /* 503 + Retry-After: not ready yet */
     NODE_FORBIDDEN,        /* 403: switched off by configuration */
+    NODE_UNAUTHORIZED,     /* 401: a web hook that is not from who it says */
+    NODE_REPLAYED,         /* 409: a web hook whose signed time is not now */
+    NODE_IGNORED,          /* 200: a web hook whose condition does not hold; nothing was done */
+    NODE_UNKNOWN_SECRET,   /* 404 */
     NODE_INTERNAL,         /* 500 */
 };
 
@@ -186,6 +192,39 @@ bool node_member_next(const struct node *n, size_t *pos, struct node_member *ret
 /* The client for calls that may take long, and what every call to a peer says of this node. */
 struct http_client *node_http(struct node *n);
 void node_identify(const struct node *n, struct http_call *call);
+
+/* -- what sets a job off -- */
+
+/* A web hook as it came. */
+struct node_hook_call {
+    struct str job;
+    struct str hook;
+    const struct trigger_hook_header *headers;
+    size_t headers_len;
+    struct str query; /* still percent-encoded */
+    struct str body;
+};
+/* Verifies it, and triggers the run when its condition holds (else NODE_IGNORED). A delivery that
+ * came before gives the run of then. What *call points at is copied as needed. */
+void node_hook(struct node *n, const struct node_hook_call *call, node_run_fn *fn, void *arg);
+/* The headers that the sender of this hook would send with the body. -ENOENT: no such hook, or
+ * secret. */
+int node_hook_sign(struct node *n, struct str job, struct str hook, struct str body,
+                   struct buf *ret_headers, struct err *e);
+/* Triggers every job with a trigger that an event matches: {"runs": [{"id", "job", "replayed"} or
+ * {"code", "detail"}], "matched": n}, when all of them are durable. */
+void node_event(struct node *n, const struct trigger_cloudevent *events, size_t events_len,
+                node_text_fn *fn, void *arg);
+/* {"triggers": [...]}: of one job, or (job empty) of all: kind, name, next firing, … */
+void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *arg);
+
+enum { NODE_SECRET_MAX = 64 * 1024 };
+/* value: 1 to NODE_SECRET_MAX bytes. Answers {} when it is durable. */
+void node_secret_put(struct node *n, struct str name, struct str value, node_text_fn *fn,
+                     void *arg);
+void node_secret_delete(struct node *n, struct str name, node_text_fn *fn, void *arg);
+/* {"secrets": [{"name", "updated_at", "by"}]}; never a value. */
+void node_secret_list(struct node *n, node_text_fn *fn, void *arg);
 
 /* -- the node itself -- */
 

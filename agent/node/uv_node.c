@@ -474,6 +474,7 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->queries);
     list_init(&n->watches);
     list_init(&n->removals);
+    list_init(&n->events);
     list_init(&n->places);
     list_init(&n->calls);
     list_init(&n->remote_list);
@@ -499,7 +500,8 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
     }
     if ((rc = make_parts(n, e)) != 0 || (rc = probe(n, e)) != 0 || (rc = open_state(n, e)) != 0 ||
         (rc = node_cluster_start(n, e)) != 0 || (rc = node_peers_start(n, e)) != 0 ||
-        (rc = node_pull_start(n, e)) != 0 ||
+        (rc = node_pull_start(n, e)) != 0 || (rc = node_secrets_start(n, e)) != 0 ||
+        (rc = node_sensors_start(n, sys_random_u64(), sys_random_u64(), e)) != 0 ||
         (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0 ||
         (rc = sandbox_dns_start(n->loop, n->client, n->settings.sandbox.nat_resolvers, &n->dns,
@@ -559,6 +561,9 @@ static void node_free(struct node *n)
     node_clean_free(n);
     node_peers_free(n);
     node_triggers_free(n);
+    node_hooks_free(n);
+    node_sensors_free(n);
+    node_secrets_free(n);
     map_release(&n->requests);
     map_release(&n->submits);
     node_docs_release(&n->docs);
@@ -598,6 +603,7 @@ static void images_closed(void *arg)
     loop_timer_close(&n->sample);
     loop_timer_close(&n->retain);
     node_triggers_close(n);
+    node_sensors_close(n);
     loop_timer_close(&n->peers);
     loop_defer_cancel(&n->settle);
     loop_owner_close(&n->owner);

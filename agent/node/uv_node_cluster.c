@@ -395,31 +395,23 @@ bool node_cluster_tag(const struct node *n, const char *repository, const char *
     return best.pushed_us >= 0;
 }
 
-/* ---- who looks after a job ---- */
+/* ---- who could look after something ---- */
 
-/* Highest random weight (Thaler, Ravishankar 1998). The same on every node: fixed keys. */
-static uint64_t weight(struct str job, struct str node)
+size_t node_live_ids(const struct node *n, uint32_t *ids, size_t cap)
 {
-    char both[RUN_JOB_CAP + RUN_NODE_CAP + 1];
-    int n = snprintf(both, sizeof(both), "%.*s/%.*s", STR_ARG(job), STR_ARG(node));
+    size_t len = 0;
 
-    return map_hash(0, 0, both, n < (int)sizeof(both) ? (size_t)n : sizeof(both) - 1);
-}
-
-bool node_cluster_keeps(const struct node *n, struct str job)
-{
-    struct str self = str_of(n->settings.node.name);
-    uint64_t mine = weight(job, self);
-
+    REQUIRE(cap > 0);
+    if (!n->draining) {
+        ids[len++] = n->id32;
+    }
     LIST_EACH (pos, &n->places) {
         const struct node_place *p = LIST_ITEM(pos, struct node_place, link);
-        uint64_t other = weight(job, str_of(p->name));
-        if (p->alive && !p->hidden && !p->draining &&
-            (other > mine || (other == mine && str_cmp(str_of(p->name), self) > 0))) {
-            return false;
+        if (len < cap && p->alive && !p->hidden && !p->draining) {
+            ids[len++] = node_id_of(str_of(p->name));
         }
     }
-    return true;
+    return len;
 }
 
 /* ---- job documents ---- */

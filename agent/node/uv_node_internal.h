@@ -22,6 +22,7 @@
 #include "common/loop/http_client.h"
 #include "common/map.h"
 #include "common/rng.h"
+#include "common/seal.h"
 
 enum {
     NODE_DOCS_MAX = 4096,      /* documents remembered for queued runs */
@@ -349,6 +350,9 @@ struct node {
     struct node_docs jobs; /* by name: the newest revision */
     struct map requests;   /* struct node_request by token */
     struct node_triggers *triggers;
+    struct node_sensors *sensors;
+    struct list events; /* struct events of uv_node_hooks.c */
+    uint8_t secrets_key[SEAL_KEY_BYTES];
     struct map submits; /* those that wait for the queue to store them, by run id */
     struct list request_list;
     struct list queries;
@@ -417,6 +421,20 @@ void node_request_fail(struct node_request *r, enum node_code code, unsigned ret
                        const struct job_problems *problems, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
 
+/* Answers with the error, from the loop. */
+void node_request_refuse(struct node_request *r, const struct node_error *error);
+
+/* -- uv_node_hooks.c, uv_node_secrets.c -- */
+void node_hooks_free(struct node *n);
+/* -- uv_node_sensors.c: -EINVAL, -EIO (mqtt.url), -Exxx (its password) -- */
+int node_sensors_start(struct node *n, uint64_t k0, uint64_t k1, struct err *e);
+void node_sensors_close(struct node *n);
+void node_sensors_free(struct node *n);
+int node_secrets_start(struct node *n, struct err *e);
+void node_secrets_free(struct node *n);
+/* Appends the secret's bytes; the caller wipes them. -ENOENT, -EBADMSG (another key), -ENOMEM. */
+int node_secret_get(struct node *n, struct str name, struct buf *out, struct err *e);
+
 /* -- uv_node_api.c -- */
 void node_watchers_tell(struct node *n, const struct run *run);
 void node_metrics_ended(struct node *n, const struct run *run);
@@ -468,9 +486,10 @@ void node_cluster_capability(struct node *n); /* what this node is has changed *
 void node_cluster_look(struct node *n);       /* four times a second: what else has changed */
 void node_cluster_job_put(struct node *n, const struct job *job);
 void node_cluster_job_deleted(struct node *n, const char *name);
-/* Of all live members this node is the one that looks after the job of that name: the first in
- * rendezvous order. Members that see each other agree. */
-bool node_cluster_keeps(const struct node *n, struct str job);
+/* The ids of all who could look after something: live members that are not draining, this node
+ * among them. Members that see each other agree, and so on the rendezvous order. Returns how many;
+ * cap is over 0. */
+size_t node_live_ids(const struct node *n, uint32_t *ids, size_t cap);
 /* What the cluster says that a tag is; false: nobody has it. */
 bool node_cluster_tag(const struct node *n, const char *repository, const char *tag,
                       struct digest *ret);

@@ -366,7 +366,7 @@ static void refuse_now(struct loop_defer *d)
     mem_free(x);
 }
 
-static void refuse(struct node_request *r, const struct node_error *error)
+void node_request_refuse(struct node_request *r, const struct node_error *error)
 {
     struct refusal *x = mem_zalloc(sizeof *x);
 
@@ -469,7 +469,7 @@ void node_submit(struct node *n, const struct node_submit *s, node_run_fn *fn, v
         }
     }
     if (node_admits(n, 0, &error) != NODE_OK) {
-        refuse(r, &error);
+        node_request_refuse(r, &error);
         return;
     }
     if (s->job.n == 0) {
@@ -479,7 +479,7 @@ void node_submit(struct node *n, const struct node_submit *s, node_run_fn *fn, v
     if (!job_name_ok(s->job)) {
         error = (struct node_error){ .code = NODE_UNKNOWN_JOB };
         (void)snprintf(error.detail, sizeof error.detail, "no job can have this name");
-        refuse(r, &error);
+        node_request_refuse(r, &error);
         return;
     }
     struct node_doc *doc = node_docs_get(&n->jobs, s->job);
@@ -633,7 +633,7 @@ void node_run_retry(struct node *n, struct ulid id, node_run_fn *fn, void *arg)
 
     r->id = id;
     if (node_admits(n, 0, &error) != NODE_OK) {
-        refuse(r, &error);
+        node_request_refuse(r, &error);
         return;
     }
     node_asked(job_store_get_run(n->store, id, on_run_to_change, r));

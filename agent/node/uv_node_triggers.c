@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "agent/node/uv_node_internal.h"
+#include "agent/table/uv_table.h"
 #include "agent/triggers/plan.h"
 #include "agent/triggers/sys_zone.h"
 #include "common/insist.h"
@@ -15,9 +17,12 @@
 enum {
     SCHEDULES_MAX = 1000000,
     JOBS_MAX = 1000000,
-    MEMBERS_MAX = 8192,
-    ACTIVE_MAX = 65536,                  /* unfinished runs of schedules that are known as such */
-    LOAD_PAGE = 500,                     /* documents at a time */
+    MEMBERS_MAX = 4096,
+    ACTIVE_MAX = 65536,   /* unfinished runs of schedules that are known as such */
+    LOAD_PAGE = 500,      /* documents at a time */
+    LIST_JOBS_MAX = 1000, /* jobs in one answer */
+    NEXT_SHOWN = 5,
+    ROW_KEY_CAP = RUN_JOB_CAP + TRIGGER_NAME_MAX + 2,
     LOOK_MAX_MS = 10 * 1000,             /* the clock may be set: looked at so often at least */
     AFTER_DEPTH_MAX = 64,                /* jobs in a chain that are looked at for a circle */
     AFTER_OUTPUT_MAX = 64 * 1024 * 1024, /* bytes of an output that becomes a payload */
@@ -29,6 +34,7 @@ struct entry {
     struct list after;      /* node_triggers.followers, when it comes after others */
     char name[RUN_JOB_CAP]; /* the map's key */
     uint32_t revision;
+    int64_t anchor_us; /* when it was applied: @every counts from here */
     struct trigger_set *set;
     uint64_t *seen; /* for each `after`: the jobs of a fan-in that have ended, as bits */
 };
@@ -98,11 +104,91 @@ static int step(struct node_triggers *t, struct trigger_plan_event *ev)
     return rc;
 }
 
+/* Who is alive decides whose turn it is to fire. */
+static void members_tell(struct node_triggers *t)
+{
+    uint32_t ids[MEMBERS_MAX];
+    struct trigger_plan_event ev = { .type = TRIGGER_PLAN_MEMBERS, .members = ids };
+    struct trigger_plan_effects *fx = mem_alloc(sizeof *fx);
+
+    ev.members_len = node_live_ids(t->node, ids, MEMBERS_MAX);
+    if (fx == NULL || trigger_plan_step(t->plan, &ev, fx) != 0) {
+        node_out_of_memory("the members");
+    }
+    mem_free(fx);
+}
+
 static void on_time(struct loop_timer *timer)
 {
+    struct node_triggers *t = CONTAINER_OF(timer, struct node_triggers, timer);
     struct trigger_plan_event ev = { .type = TRIGGER_PLAN_TICK };
 
-    (void)step(CONTAINER_OF(timer, struct node_triggers, timer), &ev);
+    if (!t->node->closing) {
+        members_tell(t);
+        (void)step(t, &ev);
+    }
+}
+
+/* ---- last firings, which everybody knows from the table ---- */
+
+static void row_key(char dst[ROW_KEY_CAP], struct str job, struct str schedule)
+{
+    (void)snprintf(dst, ROW_KEY_CAP, "%.*s/%.*s", STR_ARG(job), STR_ARG(schedule));
+}
+
+static void record(struct node_triggers *t, const struct trigger_plan_effect *fx)
+{
+    AUTO_BUF struct buf text = BUF_INIT(512);
+    char key[ROW_KEY_CAP];
+    struct json_w w;
+    struct err e = { 0 };
+
+    if (t->node->closing) {
+        return;
+    }
+    json_w_init(&w, &text, false);
+    json_w_obj(&w);
+    json_kv_int(&w, "planned_us", fx->planned_us);
+    json_kv_u64(&w, "count", fx->count);
+    json_kv_u64(&w, "missed", fx->missed);
+    json_w_end(&w);
+    row_key(key, str_of(fx->job), str_of(fx->schedule));
+    if (table_write(t->node->table, TABLE_SCHEDULE, str_of(key), buf_str(&text), NULL, NULL, &e) !=
+        0) {
+        log_warn("the last firing of schedule '%s' of job '%s' is not kept: %s", fx->schedule,
+                 fx->job, err_text(&e));
+    }
+}
+
+static void last_heard(struct node_triggers *t, struct str job, struct str schedule,
+                       struct str value)
+{
+    AUTO_JSON struct json_doc *doc = NULL;
+    struct trigger_plan_event ev = { .type = TRIGGER_PLAN_LAST, .job = job, .schedule = schedule };
+    int64_t count = 0;
+    int64_t missed = 0;
+
+    if (json_parse(value.p, value.n, NULL, &doc, NULL) != 0 ||
+        !json_int(json_get(json_root(doc), "planned_us"), &ev.planned_us) ||
+        !json_int(json_get(json_root(doc), "count"), &count) ||
+        !json_int(json_get(json_root(doc), "missed"), &missed) || count < 0 || missed < 0) {
+        return; /* of a version that we do not know */
+    }
+    ev.count = (uint64_t)count;
+    ev.missed = (uint64_t)missed;
+    (void)step(t, &ev);
+}
+
+static void on_row(void *arg, const struct table_row_view *row, const struct table_row_view *old)
+{
+    struct node_triggers *t = arg;
+
+    (void)old;
+    ptrdiff_t slash = row != NULL ? str_find(row->key, '/') : -1;
+    if (slash > 0 && !t->closed && !t->node->closing) {
+        last_heard(t, str_slice(row->key, 0, (size_t)slash),
+                   str_slice(row->key, (size_t)slash + 1, row->key.n), row->value);
+    }
 }
 
 /* ---- firing ---- */
@@ -114,7 +200,6 @@ struct firing {
     char job[RUN_JOB_CAP];
     char schedule[TRIGGER_NAME_MAX + 1];
     int64_t planned_us;
-    struct loop_defer elsewhere; /* another node fires it */
 };
 
 static void active_drop(struct node_triggers *t, struct active *a)
@@ -190,23 +275,6 @@ static void replace(struct node_triggers *t, struct str job, struct str schedule
     }
 }
 
-/* Every node has every job's schedules; one of them fires each. */
-static void fired_elsewhere(struct loop_defer *d)
-{
-    struct firing *f = CONTAINER_OF(d, struct firing, elsewhere);
-    struct node_triggers *t = f->owner;
-    struct trigger_plan_event ev = { .type = TRIGGER_PLAN_FIRED,
-                                     .job = str_of(f->job),
-                                     .schedule = str_of(f->schedule),
-                                     .planned_us = f->planned_us };
-
-    list_remove(&f->link);
-    if (!t->closed) {
-        (void)step(t, &ev);
-    }
-    mem_free(f);
-}
-
 static void fire(struct node_triggers *t, const struct trigger_plan_effect *fx)
 {
     char key[TRIGGER_FIRING_KEY_CAP];
@@ -222,11 +290,6 @@ static void fire(struct node_triggers *t, const struct trigger_plan_effect *fx)
     (void)str_copy(f->schedule, sizeof f->schedule, str_of(fx->schedule));
     list_init(&f->link);
     list_push_back(&t->firings, &f->link);
-    loop_defer_init(&f->elsewhere, fired_elsewhere);
-    if (!node_cluster_keeps(t->node, str_of(f->job))) {
-        loop_defer_post(t->node->loop, &f->elsewhere);
-        return;
-    }
     if (fx->replace) {
         replace(t, str_of(f->job), str_of(f->schedule));
     }
@@ -263,6 +326,7 @@ static void carry_out(struct node_triggers *t, const struct trigger_plan_effects
                      one->job, (unsigned long long)one->missed, reasons[one->reason]);
             break;
         case TRIGGER_PLAN_FX_RECORD:
+            record(t, one);
             break;
         }
     }
@@ -420,6 +484,15 @@ static void plan_job(struct node_triggers *t, const struct job *job, const struc
         log_error("job '%s' is not planned: %s", job->name,
                   rc == -ENOBUFS ? "there are too many schedules" : err_name(rc));
     }
+    for (size_t i = 0; rc == 0 && i < ev.schedules_len; i++) {
+        struct str name = str_of(set->schedules[i].name);
+        struct table_row_view row;
+        char key[ROW_KEY_CAP];
+        row_key(key, str_of(job->name), name);
+        if (table_get(table_core(t->node->table), TABLE_SCHEDULE, STR(""), str_of(key), &row)) {
+            last_heard(t, str_of(job->name), name, row.value);
+        }
+    }
 }
 
 void node_triggers_job(struct node *n, const struct job *job)
@@ -462,6 +535,7 @@ void node_triggers_job(struct node *n, const struct job *job)
     }
     (void)str_copy(x->name, sizeof x->name, str_of(job->name));
     x->revision = job->revision;
+    x->anchor_us = job->updated_us;
     list_init(&x->link);
     list_init(&x->after);
     if (map_add(&t->jobs, str_of(x->name), x) != 0) {
@@ -478,7 +552,13 @@ void node_triggers_job(struct node *n, const struct job *job)
 void node_triggers_drop(struct node *n, struct str name)
 {
     struct trigger_plan_event ev = { .type = TRIGGER_PLAN_DROP, .job = name };
+    const struct trigger_set *set = node_triggers_find(n, name);
 
+    for (size_t i = 0; set != NULL && i < set->schedules_len; i++) {
+        char key[ROW_KEY_CAP];
+        row_key(key, name, str_of(set->schedules[i].name));
+        (void)table_remove(n->table, TABLE_SCHEDULE, str_of(key), NULL, NULL, NULL);
+    }
     (void)step(n->triggers, &ev);
     entry_drop(n->triggers, name);
 }
@@ -664,6 +744,127 @@ void node_triggers_ended(struct node *n, const struct run *run)
     }
 }
 
+/* ---- for the API ---- */
+
+/* The next times, on both clocks. */
+static void list_next(const struct node_triggers *t, const struct entry *x,
+                      const struct trigger_schedule *s, struct json_w *w)
+{
+    const struct trigger_zone *zone = trigger_zone_utc();
+    int64_t at = trigger_plan_next_us(t->plan, str_of(x->name), str_of(s->name));
+
+    (void)trigger_zone_find(str_of(s->zone), &zone, NULL);
+    json_w_key(w, "next");
+    json_w_arr(w);
+    for (int i = 0; i < NEXT_SHOWN && at != 0; i++) {
+        char text[TIME_TEXT_CAP];
+        struct trigger_offset o = trigger_zone_offset(zone, at / 1000000);
+        int minutes = (o.seconds < 0 ? -o.seconds : o.seconds) / 60;
+        struct trigger_civil c = trigger_civil_of(at / 1000000 + o.seconds);
+        json_w_obj(w);
+        json_kv_time(w, "at", at);
+        (void)snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d%c%02d:%02d",
+                       c.year % 10000, c.month, c.day, c.hour, c.minute, c.second,
+                       o.seconds < 0 ? '-' : '+', minutes / 60 % 100, minutes % 60);
+        json_kv_cstr(w, "local", text);
+        json_w_end(w);
+        if (!trigger_schedule_next(s, zone, x->anchor_us, at, &at)) {
+            at = 0;
+        }
+    }
+    json_w_end(w);
+}
+
+static void list_schedules(const struct node_triggers *t, const struct entry *x, struct json_w *w)
+{
+    for (size_t i = 0; i < x->set->schedules_len; i++) {
+        const struct trigger_schedule *s = &x->set->schedules[i];
+        json_w_obj(w);
+        json_kv_cstr(w, "job", x->name);
+        json_kv_cstr(w, "kind", "schedule");
+        json_kv_cstr(w, "name", s->name);
+        json_kv_cstr(w, "cron", s->text);
+        json_kv_cstr(w, "time_zone", s->zone);
+        json_kv_bool(w, "paused", s->paused);
+        list_next(t, x, s, w);
+        json_w_end(w);
+    }
+}
+
+static void list_one(struct json_w *w, const struct entry *x, const char *kind, const char *name,
+                     const char *key, const char *value)
+{
+    json_w_obj(w);
+    json_kv_cstr(w, "job", x->name);
+    json_kv_cstr(w, "kind", kind);
+    json_kv_cstr(w, "name", name);
+    json_kv_cstr(w, key, value);
+    json_w_end(w);
+}
+
+static void list_entry(const struct node_triggers *t, const struct entry *x, struct json_w *w)
+{
+    const struct trigger_set *s = x->set;
+
+    list_schedules(t, x, w);
+    for (size_t i = 0; i < s->hooks_len; i++) {
+        list_one(w, x, "hook", s->hooks[i].name, "verify",
+                 trigger_hook_kind_name(s->hooks[i].rule.kind));
+    }
+    for (size_t i = 0; i < s->sensors_len; i++) {
+        bool mqtt = s->sensors[i].mqtt[0] != '\0';
+        list_one(w, x, "sensor", s->sensors[i].name, mqtt ? "mqtt" : "node",
+                 mqtt ? s->sensors[i].mqtt : s->sensors[i].node);
+    }
+    for (size_t i = 0; i < s->events_len; i++) {
+        list_one(w, x, "event", s->events[i].name, "type", s->events[i].type);
+    }
+    for (size_t i = 0; i < s->after_len; i++) {
+        list_one(w, x, "after", s->after[i].jobs[0], "on", trigger_after_on_name(s->after[i].on));
+    }
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct entry *const *x = a;
+    const struct entry *const *y = b;
+
+    return strcmp((*x)->name, (*y)->name);
+}
+
+void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *arg)
+{
+    struct node_triggers *t = n->triggers;
+    struct node_query *q = node_query_new(n, fn, arg);
+    const struct entry **sorted = mem_calloc(t->jobs.len + 1, sizeof(struct entry *));
+    struct json_w w;
+    size_t len = 0;
+
+    if (sorted == NULL) {
+        node_out_of_memory("a list of triggers");
+    }
+    LIST_EACH (l, &t->entries) {
+        const struct entry *x = LIST_ITEM(l, struct entry, link);
+        if (job.n == 0 || str_eqs(job, x->name)) {
+            sorted[len++] = x;
+        }
+    }
+    qsort(sorted, len, sizeof(struct entry *), by_name);
+    json_w_init(&w, &q->text, false);
+    json_w_obj(&w);
+    json_w_key(&w, "triggers");
+    json_w_arr(&w);
+    for (size_t i = 0; i < len && i < LIST_JOBS_MAX; i++) {
+        list_entry(t, sorted[i], &w);
+    }
+    json_w_end(&w);
+    json_kv_bool(&w, "more", len > LIST_JOBS_MAX);
+    json_kv_cstr(&w, "zones", trigger_zone_version());
+    json_w_end(&w);
+    mem_free(sorted);
+    node_query_text(q);
+}
+
 /* ---- start and end ---- */
 
 int node_triggers_new(struct node *n, uint64_t k0, uint64_t k1, struct err *e)
@@ -724,6 +925,9 @@ static void on_jobs(void *arg, int status, const struct job *const *jobs, size_t
 
 void node_triggers_load(struct node *n)
 {
+    if (table_watch(n->table, TABLE_SCHEDULE, on_row, n->triggers) != 0) {
+        node_out_of_memory("a watch of the table");
+    }
     node_asked(job_store_list_jobs(n->store, STR(""), LOAD_PAGE, on_jobs, n));
 }
 
@@ -747,9 +951,7 @@ void node_triggers_free(struct node *n)
         mem_free(LIST_ITEM(l, struct active, link));
     }
     LIST_EACH_SAFE (l, &t->firings) {
-        struct firing *f = LIST_ITEM(l, struct firing, link);
-        loop_defer_cancel(&f->elsewhere);
-        mem_free(f);
+        mem_free(LIST_ITEM(l, struct firing, link));
     }
     LIST_EACH_SAFE (l, &t->following) {
         following_free(LIST_ITEM(l, struct following, link));

@@ -111,3 +111,137 @@ def test_documents_that_cannot_be(busy):
     put(busy, "first", triggers={"after": [{"job": "second"}]})
     r = put(busy, "second", status=(422,), triggers={"after": [{"job": "first"}]})
     assert "circle" in r["errors"][0]["detail"]
+
+
+# ---- secrets, web hooks, events ----
+
+SECRET = "It's a Secret to Everybody"
+
+
+@pytest.fixture
+def hooked(busy):
+    busy.cli("secret", "set", "gh-hook", stdin=SECRET.encode() + b"\n")
+    put(busy, "deploy", 'echo "$AGENT_TRIGGER $HOOK_X_GITHUB_EVENT"; cat',
+        triggers={"hooks": [{"name": "github", "verify": "github", "secret": "gh-hook",
+                             "when": "payload.ref == 'refs/heads/main'",
+                             "headers": ["X-GitHub-Event"]},
+                            {"name": "slack", "verify": "slack", "secret": "gh-hook"},
+                            {"name": "open", "verify": "none"}]})
+    return busy
+
+
+def github(node, body, delivery, secret=SECRET, hook="deploy/github"):
+    sign = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return node.http("POST", f"/v1/hooks/{hook}", body,
+                     {"X-Hub-Signature-256": f"sha256={sign}", "X-GitHub-Delivery": delivery,
+                      "X-GitHub-Event": "push", "Content-Type": "application/json"})
+
+
+def test_a_web_hook_sets_a_run_off(hooked):
+    body = json.dumps({"ref": "refs/heads/main", "commits": [{"id": "a1"}]}).encode()
+    r = github(hooked, body, "72d3162e")
+    assert r.status == 202, r.body
+    run = hooked.wait_run(r.json()["id"])
+    assert r.headers["Location"] == f"/v1/runs/{run['id']}"
+    assert run["trigger"] == "hook" and run["state"] == "succeeded", run
+    out = hooked.http("GET", f"/v1/runs/{run['id']}/output").body
+    assert out == b"hook push\n" + body
+    # The same delivery again is the same run; another one is another.
+    again = github(hooked, body, "72d3162e")
+    assert again.status == 202 and again.json()["id"] == run["id"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert github(hooked, body, "72d3162f").json()["id"] != run["id"]
+
+
+def test_hooks_that_are_not_genuine(hooked):
+    body = b'{"ref":"refs/heads/main"}'
+    refused = [github(hooked, body, "1", secret="wrong"),
+               github(hooked, body, "1", hook="deploy/none"),
+               github(hooked, body, "1", hook="nothing/github"),
+               hooked.http("POST", "/v1/hooks/deploy/github", body)]
+    assert {r.status for r in refused} == {401}
+    # Whatever was wrong, the answer is the same.
+    assert len({r.json()["detail"] for r in refused}) == 1
+    assert github(hooked, b'{"ref":"refs/heads/dev"}', "2").json()["accepted"] is False
+    assert github(hooked, b"no json", "3").json()["accepted"] is False
+    assert hooked.http("POST", "/v1/hooks/deploy", b"").status == 404
+    stamp = str(int(time.time()) - 3600)
+    sign = hmac.new(SECRET.encode(), f"v0:{stamp}:x".encode(), hashlib.sha256).hexdigest()
+    r = hooked.http("POST", "/v1/hooks/deploy/slack", b"x",
+                    {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": f"v0={sign}"})
+    assert r.status == 409 and r.json()["code"] == "replayed"
+    assert hooked.http("POST", "/v1/hooks/deploy/open", b"x" * (1 << 20)).status == 202
+    assert hooked.http("POST", "/v1/hooks/deploy/open", b"x" * ((1 << 20) + 1)).status == 413
+    assert {r["trigger"] for r in runs_of(hooked, "deploy")} == {"hook"}
+    assert len(runs_of(hooked, "deploy")) == 1
+
+
+def test_hook_test_prints_what_the_sender_would_do(hooked):
+    import subprocess
+    body = b'{"ref":"refs/heads/main","it\'s":1}'
+    line = hooked.cli("hook", "test", "deploy", "github", "-p", "-", stdin=body).stdout.decode()
+    assert line.startswith("curl ") and SECRET not in line
+    out = subprocess.run(["sh", "-c", line], capture_output=True, check=True).stdout
+    assert json.loads(out)["accepted"] is True
+
+
+def test_secrets_are_never_shown(hooked):
+    hooked.cli("secret", "set", "other", stdin=b"xyzzy-plugh")
+    assert b"gh-hook" in hooked.cli("secret", "ls").stdout
+    for path in ("/v1/secrets", "/v1/status", "/v1/triggers", "/v1/table?type=secret", "/metrics"):
+        assert b"xyzzy" not in hooked.http("GET", path).body
+    for f in hooked.data.rglob("*"):
+        if f.is_file():
+            assert b"xyzzy-plugh" not in f.read_bytes(), f
+    assert "xyzzy" not in hooked.log()
+    hooked.kill()
+    hooked.start()
+    body = b'{"ref":"refs/heads/main"}'
+    assert github(hooked, body, "9").status == 202
+    hooked.cli("secret", "rm", "gh-hook")
+    assert github(hooked, body, "10").status == 401
+    assert hooked.http("DELETE", "/v1/secrets/gh-hook").status == 404
+    assert hooked.http("PUT", "/v1/secrets/a%20b", b"x").status == 422
+    assert hooked.http("PUT", "/v1/secrets/big", b"x" * 65537).status == 413
+
+
+def event(**more):
+    return {"specversion": "1.0", "id": "1", "source": "/plant/7", "type": "org.example.hot",
+            **more}
+
+
+def test_events_find_their_jobs(busy):
+    put(busy, "cool", 'echo "$CE_TYPE $CE_SOURCE $CE_ID"; cat',
+        triggers={"events": [{"type": "org.example.*", "when": "payload.celsius > 80"}]})
+    put(busy, "log", "cat", triggers={"events": [{"source": "/plant/7"}]})
+    structured = {"Content-Type": "application/cloudevents+json; charset=utf-8"}
+    r = busy.http("POST", "/v1/events", json.dumps(event(data={"celsius": 81})), structured)
+    assert r.status == 202 and r.json()["matched"] == 2, r.body
+    (run,) = ended_runs(busy, "cool", 1)
+    out = busy.http("GET", f"/v1/runs/{run['id']}/output").body
+    assert out == b'org.example.hot /plant/7 1\n{"celsius":81}'
+    # The same event again: the same runs.
+    r = busy.http("POST", "/v1/events", json.dumps(event(data={"celsius": 81})), structured)
+    assert all(x["replayed"] for x in r.json()["runs"])
+    # Binary mode, and a batch.
+    r = busy.http("POST", "/v1/events", b'{"celsius": 5}',
+                  {"ce-specversion": "1.0", "ce-id": "2", "ce-source": "/plant/7",
+                   "ce-type": "org.example.hot", "Content-Type": "application/json"})
+    assert r.json()["matched"] == 1
+    batch = [event(id="3", data={"celsius": 90}), event(id="4", source="/x", data_base64="AAE=")]
+    r = busy.http("POST", "/v1/events", json.dumps(batch),
+                  {"Content-Type": "application/cloudevents-batch+json"})
+    assert r.json()["matched"] == 2
+    for bad in (event(specversion="0.3"), {"specversion": "1.0"},
+                event(data=1, data_base64="AA==")):
+        r = busy.http("POST", "/v1/events", json.dumps(bad), structured)
+        assert r.status == 400 and r.json()["code"] == "bad_event", r.body
+
+
+def test_trigger_ls_and_schedule_next(busy):
+    put(busy, "report", triggers={"schedules": [{"name": "night", "cron": "30 2 * * *",
+                                                 "time_zone": "Europe/Berlin"}]})
+    assert b"night" in busy.cli("trigger", "ls").stdout
+    lines = busy.cli("schedule", "next", "report", "--no-headers").stdout.decode().splitlines()
+    assert len(lines) == 5
+    assert all("T02:30:00+0" in line for line in lines), lines
