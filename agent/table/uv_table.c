@@ -66,6 +66,7 @@ static void close_if_over(struct table_shell *s)
 }
 
 static void step(struct table_shell *s, struct table_event *ev);
+static void write_later(struct table_shell *s, const struct table_later *l);
 
 static void batch_failed(struct table_shell *s)
 {
@@ -202,6 +203,22 @@ static void tell_watches(struct table_shell *s, const struct table_effect *fx)
     }
 }
 
+/* Writes that came from inside watches, each with its own round of watches. */
+static void catch_up(struct table_shell *s)
+{
+    if (s->catching_up) {
+        return;
+    }
+    s->catching_up = true;
+    while (!list_empty(&s->later)) {
+        struct table_later *l = LIST_ITEM(s->later.next, struct table_later, link);
+        list_remove(&l->link);
+        write_later(s, l);
+        mem_free(l);
+    }
+    s->catching_up = false;
+}
+
 static void carry_out(struct table_shell *s, const struct table_effects *fx)
 {
     uint64_t now = loop_now_ms(s->loop);
@@ -229,6 +246,7 @@ static void carry_out(struct table_shell *s, const struct table_effects *fx)
     begin_batch(s);
     uint64_t at = table_deadline_ms(s->core);
     loop_timer_start(&s->tick, at > now ? at - now : 1, 0);
+    catch_up(s);
 }
 
 static void step(struct table_shell *s, struct table_event *ev)
@@ -272,14 +290,34 @@ void table_on_message(struct table_shell *s, struct str from, struct str bytes)
 
 /* --- writes --- */
 
+static int keep_for_later(struct table_shell *s, const struct table_later *what, struct str key,
+                          struct str value, struct err *e)
+{
+    struct table_later *l = mem_alloc(sizeof *l + key.n + value.n);
+
+    if (l == NULL) {
+        return err_set(e, -ENOMEM, "write into the shared table");
+    }
+    *l = *what;
+    l->key_n = key.n;
+    l->value_n = value.n;
+    memcpy(l->bytes, key.n != 0 ? key.p : "", key.n);
+    memcpy(l->bytes + key.n, value.n != 0 ? value.p : "", value.n);
+    list_push_back(&s->later, &l->link);
+    return 0;
+}
+
 int table_write_node(struct table_shell *s, unsigned type, struct str key, struct str value,
                      struct err *e)
 {
     struct table_effects fx;
 
-    REQUIRE(!s->telling);
     if (s->closing) {
         return err_set(e, -ECANCELED, "write into the shared table");
+    }
+    if (s->telling) {
+        const struct table_later later = { .op = TABLE_LATER_NODE, .type = type };
+        return keep_for_later(s, &later, key, value, e);
     }
     int rc = table_put_node(s->core, loop_now_ms(s->loop), wall_ms(), type, key, value, &fx, e);
     carry_out(s, &fx);
@@ -310,13 +348,20 @@ static int write_shared(struct table_shell *s, write_fn *fn, unsigned type, stru
                         struct str value, table_done_fn *done, void *arg, struct err *e)
 {
     struct table_effects fx;
-    struct table_waiter *w = mem_zalloc(sizeof *w);
 
-    REQUIRE(!s->telling);
     if (s->closing) {
-        mem_free(w);
         return err_set(e, -ECANCELED, "write into the shared table");
     }
+    if (s->telling) {
+        const struct table_later later = {
+            .op = fn == table_put ? TABLE_LATER_PUT : TABLE_LATER_REMOVE,
+            .type = type,
+            .done = done,
+            .arg = arg,
+        };
+        return keep_for_later(s, &later, key, value, e);
+    }
+    struct table_waiter *w = mem_zalloc(sizeof *w);
     if (w == NULL) {
         return err_set(e, -ENOMEM, "write into the shared table");
     }
@@ -345,6 +390,37 @@ int table_remove(struct table_shell *s, unsigned type, struct str key, table_don
     return write_shared(s, delete_row, type, key, (struct str){ NULL, 0 }, done, arg, e);
 }
 
+static void write_later(struct table_shell *s, const struct table_later *l)
+{
+    struct str key = { l->bytes, l->key_n };
+    struct str value = { l->bytes + l->key_n, l->value_n };
+    struct err e = { .code = 0 };
+    int rc;
+
+    if (l->op == TABLE_LATER_NODE) {
+        rc = table_write_node(s, l->type, key, value, &e);
+    } else {
+        rc = write_shared(s, l->op == TABLE_LATER_PUT ? table_put : delete_row, l->type, key, value,
+                          l->done, l->arg, &e);
+    }
+    if (rc == 0) {
+        return;
+    }
+    if (l->done == NULL) {
+        log_warn("the shared table: %s", err_text(&e));
+        return;
+    }
+    struct table_waiter *w = mem_zalloc(sizeof *w);
+    if (w != NULL) {
+        list_init(&w->link);
+        w->done = l->done;
+        w->arg = l->arg;
+        w->status = rc;
+        list_push_back(&s->answers, &w->link);
+        loop_defer_post(s->loop, &s->answer);
+    }
+}
+
 void table_forget(struct table_shell *s, void *arg)
 {
     struct list *lists[] = { &s->waiters, &s->answers };
@@ -354,6 +430,10 @@ void table_forget(struct table_shell *s, void *arg)
             struct table_waiter *w = LIST_ITEM(k, struct table_waiter, link);
             w->done = w->arg == arg ? NULL : w->done;
         }
+    }
+    LIST_EACH (k, &s->later) {
+        struct table_later *l = LIST_ITEM(k, struct table_later, link);
+        l->done = l->arg == arg ? NULL : l->done;
     }
 }
 
@@ -490,6 +570,7 @@ int table_start(const struct table_options *opt, struct table_shell **ret, struc
     list_init(&s->kept);
     list_init(&s->waiters);
     list_init(&s->answers);
+    list_init(&s->later);
     loop_defer_init(&s->answer, answers_run);
     int rc = load_all(s, opt, e);
     if (rc != 0) {

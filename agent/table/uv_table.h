@@ -62,7 +62,8 @@ int table_remove(struct table_shell *s, unsigned type, struct str key, table_don
 void table_forget(struct table_shell *s, void *arg);
 
 /* row: as it is now, NULL when it went; old: as it was, NULL when it is new. Called after the step
- * that changed it: for own writes too. Do not write from inside: post a loop_defer. */
+ * that changed it: for own writes too. A write from inside is carried out when all watches were
+ * called; it answers 0, and what is wrong with it is told to its done() only. */
 typedef void table_watch_fn(void *arg, const struct table_row_view *row,
                             const struct table_row_view *old);
 /* Every change of rows of this type (0: of all) until table_unwatch(). -ENOBUFS: 32 watches are the

@@ -36,6 +36,18 @@ struct table_waiter { /* somebody who wrote */
     void *arg;
 };
 
+enum table_later_op { TABLE_LATER_NODE, TABLE_LATER_PUT, TABLE_LATER_REMOVE };
+
+struct table_later { /* a write from inside a watch */
+    struct list link;
+    enum table_later_op op;
+    unsigned type;
+    table_done_fn *done;
+    void *arg;
+    size_t key_n, value_n;
+    char bytes[]; /* key, value */
+};
+
 struct table_watcher {
     unsigned type;
     table_watch_fn *fn;
@@ -54,7 +66,9 @@ struct table_shell {
     void *send_arg;
     struct table_watcher watches[TABLE_WATCHES_MAX];
     size_t watches_len;
-    bool telling; /* effects are being carried out: no writes meanwhile */
+    bool telling; /* effects are being carried out: writes wait in `later` */
+    bool catching_up;
+    struct list later;
     bool closing, had_peer;
     bool was_alone; /* at the start: never in a cluster, or the only member of it */
 

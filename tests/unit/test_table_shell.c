@@ -245,6 +245,49 @@ static void count_change(void *arg, const struct table_row_view *row,
     f->changes++;
 }
 
+struct echo {
+    struct fixture *f;
+    unsigned seen;
+};
+
+/* What a watch writes is carried out after the watches of this step. */
+static void write_inside(void *arg, const struct table_row_view *row,
+                         const struct table_row_view *old)
+{
+    struct echo *x = arg;
+    struct table_shell *s = x->f->s[0];
+    struct err e = { .code = 0 };
+
+    (void)old;
+    x->seen++;
+    if (row == NULL || !str_eqs(row->key, "first")) {
+        return;
+    }
+    assert_int_equal(table_write(s, TABLE_JOB, STR("second"), STR("2"), on_done, x->f, &e), 0);
+    assert_int_equal(table_write_node(s, TABLE_IMAGE, STR("i"), STR("3"), &e), 0);
+    assert_int_equal(table_remove(s, TABLE_JOB, STR("nothing"), on_done, x->f, &e), 0);
+    assert_false(has(x->f, 0, "second", "2"));
+    assert_true(has(x->f, 0, "first", "1"));
+}
+
+static void test_write_inside_a_watch(void **state)
+{
+    (void)state;
+    struct fixture *f = make();
+    struct echo x = { .f = f };
+
+    start(f, 0);
+    assert_int_equal(table_watch(f->s[0], TABLE_JOB, write_inside, &x), 0);
+    assert_int_equal(table_write(f->s[0], TABLE_JOB, STR("first"), STR("1"), NULL, NULL, NULL), 0);
+    assert_true(has(f, 0, "second", "2"));
+    assert_true(table_get(table_core(f->s[0]), TABLE_IMAGE, STR("n0"), STR("i"), NULL));
+    assert_int_equal(x.seen, 2);
+    while (f->done < 2) {
+        (void)uv_run(&f->uv, UV_RUN_ONCE);
+    }
+    clean(f);
+}
+
 static void test_watch(void **state)
 {
     (void)state;
@@ -540,7 +583,7 @@ int main(void)
         cmocka_unit_test(test_watch),     cmocka_unit_test(test_kill),
         cmocka_unit_test(test_full_disk), cmocka_unit_test(test_strange_files),
         cmocka_unit_test(test_json),      cmocka_unit_test(test_disk_that_fails),
-        cmocka_unit_test(test_absence),
+        cmocka_unit_test(test_absence),   cmocka_unit_test(test_write_inside_a_watch),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
