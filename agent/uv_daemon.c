@@ -14,6 +14,7 @@
 #include "agent/node/uv_node.h"
 #include "agent/sandbox/sandbox.h"
 #include "agent/secrets.h"
+#include "common/digest.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/loop/loop.h"
@@ -28,6 +29,7 @@ enum {
     SECRETS_FD = SANDBOX_LISTEN_FD + DAEMON_FD_SECRETS,
     GOSSIP_UDP_FD = SANDBOX_LISTEN_FD + DAEMON_FD_GOSSIP_UDP,
     GOSSIP_TCP_FD = SANDBOX_LISTEN_FD + DAEMON_FD_GOSSIP_TCP,
+    CERT_SOON_S = 30 * 86400,
     CLOSE_GRACE_MS = 1000, /* for open requests once nothing runs any more */
 };
 
@@ -37,6 +39,7 @@ struct daemon {
     struct loop_owner owner;
     uv_signal_t term, intr, quit, hup, usr1;
     struct settings settings;
+    struct buf gossip_keys;         /* until gossip has them */
     struct tls_context *tls_server; /* NULL: plain HTTP */
     struct tls_context *tls_client; /* for calls to other nodes; NULL as well then */
     const char *config;
@@ -172,24 +175,42 @@ static int reload(struct daemon *d, size_t *ret_taken, struct buf *kept,
 /* ---- certificates and keys ---- */
 
 /* Makes the contexts, or gives those that are there what the files say now. */
-static int tls_take(struct daemon *d, struct err *e)
+static int tls_take(struct daemon *d, const struct daemon_secrets *s, struct err *e)
+{
+    const struct tls_config server = daemon_secrets_tls(s, true);
+    const struct tls_config client = daemon_secrets_tls(s, false);
+    int rc = daemon_secrets_check(s, &d->settings, e);
+
+    if (s->items[DAEMON_TLS_CERT].len == 0 || rc != 0) {
+        return rc;
+    }
+    rc = d->tls_server == NULL ? tls_context_new(&server, &d->tls_server, e)
+                               : tls_context_reload(d->tls_server, &server, e);
+    if (rc == 0) {
+        rc = d->tls_client == NULL ? tls_context_new(&client, &d->tls_client, e)
+                                   : tls_context_reload(d->tls_client, &client, e);
+    }
+    return rc;
+}
+
+static int secrets_take(struct daemon *d, struct err *e)
 {
     struct daemon_secrets s;
 
     daemon_secrets_init(&s);
     int rc = daemon_secrets_take(SECRETS_FD, &s, e);
-    if (rc == 0 && s.items[DAEMON_TLS_CERT].len > 0) {
-        const struct tls_config server = daemon_secrets_tls(&s, true);
-        const struct tls_config client = daemon_secrets_tls(&s, false);
-        rc = daemon_secrets_check(&s, &d->settings, e);
-        if (rc == 0) {
-            rc = d->tls_server == NULL ? tls_context_new(&server, &d->tls_server, e)
-                                       : tls_context_reload(d->tls_server, &server, e);
-        }
-        if (rc == 0) {
-            rc = d->tls_client == NULL ? tls_context_new(&client, &d->tls_client, e)
-                                       : tls_context_reload(d->tls_client, &client, e);
-        }
+    rc = rc == 0 ? tls_take(d, &s, e) : rc;
+    int64_t left = d->tls_server == NULL
+                       ? INT64_MAX
+                       : tls_context_not_after(d->tls_server) - sys_wall_us() / 1000000;
+    if (rc == 0 && left < (int64_t)CERT_SOON_S) {
+        log_warn("the certificate ends in %lld days", (long long)(left / 86400));
+    }
+    if (rc == 0 && d->gossip != NULL) {
+        rc = gossip_shell_set_keys(d->gossip, buf_str(&s.items[DAEMON_GOSSIP_KEYS]), e);
+    } else if (rc == 0) {
+        d->gossip_keys = s.items[DAEMON_GOSSIP_KEYS];
+        buf_init(&s.items[DAEMON_GOSSIP_KEYS], 0);
     }
     daemon_secrets_release(&s);
     return rc;
@@ -201,7 +222,7 @@ static void on_usr1(uv_signal_t *h, int signum)
     struct err e = { .code = 0 };
 
     (void)signum;
-    if (tls_take(d, &e) != 0) {
+    if (secrets_take(d, &e) != 0) {
         log_error("certificates and keys stay as they were: %s", err_text(&e));
     } else {
         log_info("audit: certificates and keys were read again");
@@ -225,9 +246,6 @@ static void on_hup(uv_signal_t *h, int signum)
     api_set_tokens(d->api, tokens);
     tokens = NULL;
     node_reload(d->node, &d->settings);
-    if (d->gossip != NULL && gossip_shell_reload(d->gossip, &d->settings.gossip, &e) != 0) {
-        log_error("SIGHUP: gossip's keys stay as they were: %s", err_text(&e));
-    }
     log_info("SIGHUP: %zu settings changed, %zu tokens known", taken, known);
     if (kept.len != 0) {
         log_warn("SIGHUP: these need a restart: %s", buf_cstr(&kept));
@@ -292,6 +310,34 @@ static int table_rows(void *arg, struct str type, struct str after, size_t limit
     return table_json(node_table(d->node), number, after, limit, out);
 }
 
+static void tls_metrics(const struct daemon *d, struct buf *out)
+{
+    if (d->tls_server == NULL) {
+        return;
+    }
+    const struct tls_stats *in = tls_context_stats(d->tls_server);
+    const struct tls_stats *to = tls_context_stats(d->tls_client);
+    (void)buf_addf(out,
+                   "# HELP agent_tls_certificate_not_after_seconds When the node's certificate "
+                   "ends, in seconds since 1970.\n"
+                   "# TYPE agent_tls_certificate_not_after_seconds gauge\n"
+                   "agent_tls_certificate_not_after_seconds %lld\n",
+                   (long long)tls_context_not_after(d->tls_server));
+    (void)buf_addf(out,
+                   "# HELP agent_tls_handshakes_total TLS handshakes, by side and how they went.\n"
+                   "# TYPE agent_tls_handshakes_total counter\n"
+                   "agent_tls_handshakes_total{side=\"server\",result=\"full\"} %llu\n"
+                   "agent_tls_handshakes_total{side=\"server\",result=\"resumed\"} %llu\n"
+                   "agent_tls_handshakes_total{side=\"server\",result=\"failed\"} %llu\n"
+                   "agent_tls_handshakes_total{side=\"client\",result=\"full\"} %llu\n"
+                   "agent_tls_handshakes_total{side=\"client\",result=\"resumed\"} %llu\n"
+                   "agent_tls_handshakes_total{side=\"client\",result=\"failed\"} %llu\n",
+                   (unsigned long long)(in->handshakes_total - in->resumed_total),
+                   (unsigned long long)in->resumed_total, (unsigned long long)in->failed_total,
+                   (unsigned long long)(to->handshakes_total - to->resumed_total),
+                   (unsigned long long)to->resumed_total, (unsigned long long)to->failed_total);
+}
+
 static void more_metrics(void *arg, struct buf *out)
 {
     const struct daemon *d = arg;
@@ -300,6 +346,7 @@ static void more_metrics(void *arg, struct buf *out)
         gossip_shell_metrics(d->gossip, out);
     }
     table_metrics(node_table(d->node), out);
+    tls_metrics(d, out);
 }
 
 /* Where others find our API: the gossip address with this port, unless http.advertise names
@@ -349,6 +396,7 @@ static int gossip_start(struct daemon *d, struct err *e)
     struct gossip_options opt = { .loop = &d->loop,
                                   .name = d->settings.node.name,
                                   .settings = &d->settings.gossip,
+                                  .keys = buf_str(&d->gossip_keys),
                                   .data_dir = dir,
                                   .udp_fd = GOSSIP_UDP_FD,
                                   .tcp_fd = GOSSIP_TCP_FD,
@@ -362,7 +410,12 @@ static int gossip_start(struct daemon *d, struct err *e)
     (void)snprintf(dir, sizeof(dir), "%s/db", d->settings.node.data_dir);
     http_place(&d->settings, &opt.meta);
     node_set_sender(d->node, to_member, d);
-    return gossip_shell_start(&opt, &d->gossip, e);
+    int rc = gossip_shell_start(&opt, &d->gossip, e);
+    if (d->gossip_keys.data != NULL) {
+        mem_wipe(d->gossip_keys.data, d->gossip_keys.cap);
+    }
+    buf_release(&d->gossip_keys);
+    return rc;
 }
 
 static int start(struct daemon *d, struct err *e)
@@ -449,7 +502,7 @@ int daemon_agent(int argc, char **argv)
     INSIST(uv_loop_init(&d.uv) == 0 && loop_init(&d.loop, &d.uv) == 0);
     loop_owner_init(&d.owner, &d.loop, signals_closed);
     (void)signal(SIGPIPE, SIG_IGN);
-    if (tls_take(&d, &e) != 0 || start(&d, &e) != 0) {
+    if (secrets_take(&d, &e) != 0 || start(&d, &e) != 0) {
         log_error("%s", err_text(&e));
         return 1;
     }

@@ -154,6 +154,12 @@ static int check_exposure(const struct settings *s, struct err *e)
             "gossip.listen = %s is not loopback: set gossip.key_file, or auth.insecure = yes",
             s->gossip.listen);
     }
+    if (!settings_addr_is_loopback(s->gossip.listen) && !given(h->tls_client_ca)) {
+        return err_say(e, -EINVAL,
+                       "gossip.listen = %s is not loopback: set http.tls_client_ca, by which nodes "
+                       "know each other, or auth.insecure = yes",
+                       s->gossip.listen);
+    }
     return 0;
 }
 

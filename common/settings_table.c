@@ -112,9 +112,10 @@ static const struct conf_key keys[] = {
       .help = "Address and port that other nodes reach this one by. Not set: gossip.listen." },
     { AT(gossip, join), .key = "join", .type = CONF_LIST, .def = "",
       .help = "Members to join at start: host:port, …; one that answers is enough." },
-    { AT(gossip, key_file), .key = "key_file", .type = CONF_PATH, .def = "", .reloadable = true,
+    { AT(gossip, key_file), .key = "key_file", .type = CONF_PATH, .def = "",
       .help =
-          "File with the cluster's keys, base64, one per line; the first one encrypts ('agent keygen')." },
+          "File with the cluster's keys, base64, one per line; the first one encrypts ('agent keygen').\n"
+          "root reads it; a change is seen within seconds." },
     { AT(gossip, label), .key = "label", .type = CONF_TEXT, .def = "", .max = 255,
       .help =
           "Packets with another label are dropped: keeps clusters apart that share addresses." },

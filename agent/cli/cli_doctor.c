@@ -66,6 +66,9 @@ static const struct {
                              "chown root:root and chmod 0711, or another node.data_dir" },
     [CLI_CHECK_PORT] = { "port", "agent serve will not start while it is taken",
                          "stop the other program, or another http.listen" },
+    [CLI_CHECK_TLS] = { "certificate",
+                        "clients and other nodes cannot, or soon cannot, talk to this one",
+                        "agent ca issue NAME, and put the files in place: no restart is needed" },
 };
 
 static const char *const verdicts[] = { "-", "ok", "warn", "FAIL" };

@@ -38,6 +38,7 @@ enum cli_check {
     CLI_CHECK_IDS,
     CLI_CHECK_DATA_DIR,
     CLI_CHECK_PORT,
+    CLI_CHECK_TLS,
     CLI_CHECKS, /* how many */
 };
 

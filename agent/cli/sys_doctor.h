@@ -14,6 +14,8 @@ void cli_doctor_kernel(struct cli_doctor *d, const char *path, uint64_t uid_base
 /* What network nat needs (sys_doctor_network.c). */
 void cli_doctor_network(struct cli_doctor *d, const struct settings *s);
 /* Clock, disk, memory, limits, user, port, data directory (sys_doctor_machine.c). */
+/* The certificate (sys_doctor_tls.c). */
+void cli_doctor_tls(struct cli_doctor *d, const struct settings *s);
 void cli_doctor_machine(struct cli_doctor *d, const struct settings *s, const char *path);
 
 #endif

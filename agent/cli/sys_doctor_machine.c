@@ -263,4 +263,5 @@ void cli_doctor_machine(struct cli_doctor *d, const struct settings *s, const ch
     ids_row(d, s);
     data_dir_row(d, s);
     port_row(d, s);
+    cli_doctor_tls(d, s);
 }

@@ -13,7 +13,6 @@
 #include "common/sys/sys.h"
 
 enum {
-    KEY_FILE_MAX = 64 * 1024,
     SAVE_MAX = 1024 * 1024,
     NONCES_LOW = 1 << 20,
     LOG_PERIOD_MS = 10000,
@@ -277,22 +276,14 @@ void gossip_shell_dropped(struct gossip_shell *s, enum gossip_peel why,
 
 /* --- the start --- */
 
-static int keys_read(const char *path, struct gossip_keys **ret, struct err *e)
+static int keys_take(const char *path, struct str text, struct gossip_keys **ret, struct err *e)
 {
-    struct buf text = BUF_INIT(KEY_FILE_MAX);
     int rc = 0;
 
     *ret = NULL;
-    if (path[0] != '\0') {
-        rc = sys_read_file(AT_FDCWD, path, KEY_FILE_MAX, &text, e);
-        if (rc == 0 && (rc = gossip_keys_parse(buf_str(&text), ret, e)) != 0) {
-            (void)err_prefix(e, "'%s' (gossip.key_file)", path);
-        }
-        if (text.data != NULL) {
-            mem_wipe(text.data, text.cap);
-        }
+    if (text.n != 0 && (rc = gossip_keys_parse(text, ret, e)) != 0) {
+        (void)err_prefix(e, "'%s' (gossip.key_file)", path);
     }
-    buf_release(&text);
     return rc;
 }
 
@@ -414,7 +405,7 @@ static int shell_new(const struct gossip_options *opt, struct gossip_shell **ret
     buf_init(&s->save_next, SAVE_MAX);
     buf_init(&s->save_now, SAVE_MAX);
     s->drop_log = s->send_log = (struct log_limit){ .period_ms = LOG_PERIOD_MS, .burst = 3 };
-    int rc = keys_read(s->settings.key_file, &keys, e);
+    int rc = keys_take(s->settings.key_file, opt->keys, &keys, e);
     sys_random(nonce, sizeof(nonce));
     gossip_layers_init(&s->layers, str_of(s->settings.label), keys, nonce);
     if (rc == 0 && opt->data_dir != NULL) {
@@ -549,19 +540,16 @@ void gossip_shell_set_meta(struct gossip_shell *s, const struct gossip_meta *m)
     (void)gossip_shell_step(s, &ev);
 }
 
-int gossip_shell_reload(struct gossip_shell *s, const struct settings_gossip *settings,
-                        struct err *e)
+int gossip_shell_set_keys(struct gossip_shell *s, struct str text, struct err *e)
 {
     struct gossip_keys *keys = NULL;
-    int rc = keys_read(settings->key_file, &keys, e);
+    int rc = keys_take(s->settings.key_file, text, &keys, e);
 
-    if (rc != 0) {
-        return rc;
+    if (rc == 0) {
+        gossip_layers_set_keys(&s->layers, keys);
+        gossip_set_overhead(s->core, gossip_layers_overhead(&s->layers));
     }
-    (void)str_copy(s->settings.key_file, sizeof(s->settings.key_file), str_of(settings->key_file));
-    gossip_layers_set_keys(&s->layers, keys);
-    gossip_set_overhead(s->core, gossip_layers_overhead(&s->layers));
-    return 0;
+    return rc;
 }
 
 const struct gossip *gossip_shell_core(const struct gossip_shell *s)

@@ -21,6 +21,7 @@ struct gossip_options {
     struct loop *loop;
     const char *name;                       /* this node's; copied */
     const struct settings_gossip *settings; /* copied */
+    struct str keys; /* what settings->key_file says, "" without one: whoever may read it did */
     const char *data_dir;    /* "members" is kept there; copied. NULL: nothing is kept */
     int udp_fd, tcp_fd;      /* bound to the same address; tcp listens. Taken over in every case */
     struct gossip_meta meta; /* boot is filled in when 0 */
@@ -31,7 +32,7 @@ struct gossip_options {
     void *arg;
 };
 
-/* 0, or -Exxx (unreadable key file, …). Joining begins by itself and is tried for ever. */
+/* 0, or -Exxx (keys that are none, …). Joining begins by itself and is tried for ever. */
 int gossip_shell_start(const struct gossip_options *opt, struct gossip_shell **ret, struct err *e);
 /* Closes everything at once, without a word to others. on_closed fires last, from the loop. */
 void gossip_shell_close(struct gossip_shell *s, void (*on_closed)(void *arg), void *arg);
@@ -47,10 +48,8 @@ int gossip_shell_send(struct gossip_shell *s, struct str name, uint8_t channel, 
                       size_t n, bool reliable);
 /* boot stays what it was. */
 void gossip_shell_set_meta(struct gossip_shell *s, const struct gossip_meta *m);
-/* The key file is read again; nothing changes when it is not right. What else is new needs a
- * restart. */
-int gossip_shell_reload(struct gossip_shell *s, const struct settings_gossip *settings,
-                        struct err *e);
+/* What the key file says now; nothing changes when it is not right. */
+int gossip_shell_set_keys(struct gossip_shell *s, struct str text, struct err *e);
 
 /* The core, for gossip_next(), gossip_find() and the like: look, never step. */
 const struct gossip *gossip_shell_core(const struct gossip_shell *s);

@@ -1,4 +1,4 @@
-"""A closed cluster: certificates, a gossip key and tokens; what nodes say to each other, and who else
+"""A closed cluster: certificates, a gossip key, tokens; what nodes say to each other, and who else
 may say it."""
 import json
 import socket
@@ -18,7 +18,7 @@ class Closed:
         self.authority = Authority(path)
         key = path / "gossip.key"
         key.write_bytes(run("keygen").stdout)
-        key.chmod(0o644)  # gossip's keys are read by node.user
+        key.chmod(0o600)  # root's alone
         self.admin, line = new_token("root", "admin")
         tokens = path / "tokens"
         tokens.write_text(line + "\n")
@@ -144,7 +144,7 @@ def test_a_revoked_node_is_out(closed):
     with socket.create_connection(("127.0.0.1", closed.nodes["alpha"].port), timeout=20) as raw:
         with closed.authority.context("lost").wrap_socket(raw, server_hostname="127.0.0.1") as s:
             def peer():
-                s.sendall(f"GET /v1/peer/payload/{RUN} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+                s.sendall(f"GET /v1/peer/payload/{RUN} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 answer = s.recv(65536)
                 assert answer.startswith(b"HTTP/1.1 "), answer
                 return int(answer.split()[1])

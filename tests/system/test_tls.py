@@ -198,6 +198,29 @@ def test_skopeo(tls_node, authority, image_tar, tmp_path):
     assert json.loads(out.stdout)["Name"].endswith("lab/over-tls")
 
 
+def test_expiry_is_shown(tls_node, authority, tmp_path):
+    text = ask(tls_node, authority.context(), "/metrics")[1].decode()
+    line = next(x for x in text.splitlines() if x.startswith("agent_tls_certificate_not_after"))
+    assert 300 * 86400 < float(line.split()[1]) - time.time() < 400 * 86400
+    assert 'agent_tls_handshakes_total{side="server",result="full"}' in text
+    settings = {k: v for k, v in tls_node.settings.items()
+                if k.startswith(("http.tls", "node.name"))}
+
+    def row(**changed):
+        args = [f"--{k}={v}" for k, v in {**settings, **changed}.items()]
+        checks = json.loads(run("doctor", "-o", "json", *args, check=False).stdout)["checks"]
+        return next((c["verdict"], c["found"]) for c in checks if c["name"] == "certificate")
+    assert row()[0] == "ok" and "days left" in row()[1]
+    soon = Authority(tmp_path)
+    soon.ca("issue", "node-a", "--days", "3", "--out", tmp_path)
+    new = {"http.tls_cert": tmp_path / "node-a.pem", "http.tls_key": tmp_path / "node-a.key"}
+    assert row(**new) == ("warn", "'node-a' ends in 3 days") or "2 days" in row(**new)[1]
+    assert row(**{**new, "node.name": "other"})[0] == "fail"
+    assert row(**{"http.tls_key": tmp_path / "node-a.key"})[0] == "fail"
+    assert row(**{"http.tls_cert": "/nonexistent"})[0] == "fail"
+    assert [c["state"] for c in soon.show()] == ["valid", "expires soon"]
+
+
 # -- certificates of clients
 
 def test_foreign_client_certificate(tls_node, authority, tmp_path):

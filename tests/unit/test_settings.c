@@ -148,7 +148,11 @@ static void rules_between_keys(void **state)
     bad("[gossip]\nlisten = 10.0.0.1:7946", "set gossip.key_file");
     good("[http]\nlisten = 0.0.0.0:1\n[gossip]\nlisten=10.0.0.1:1\n[auth]\ninsecure = yes", &s);
     good("[http]\nlisten = 0.0.0.0:1\ntls_cert = /c\ntls_key = /k\n[auth]\ntokens_file = /t", &s);
-    good("[gossip]\nlisten = 10.0.0.1:7946\nkey_file = /k", &s);
+    bad("[gossip]\nlisten = 10.0.0.1:7946\nkey_file = /k", "set http.tls_client_ca");
+    good("[gossip]\nlisten = 10.0.0.1:7946\nkey_file = /k\n[http]\ntls_cert = /c\ntls_key = /k\n"
+         "tls_client_ca = /a",
+         &s);
+    bad("[http]\ntls_cert = /c\ntls_key = /k\ntls_crl = /l", "http.tls_crl needs");
     good("[http]\nlisten = [::1]:7575", &s);
     good("[http]\nlisten = localhost:0", &s);
     bad("[http]\ntls_cert = /c", "http.tls_key is not set");
