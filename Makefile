@@ -404,7 +404,7 @@ check-all:
 	packaging/deps all
 	@$(CHECK)/all.py --make '$(MAKE)' --build $(B) --jobs $(JOBS) --long
 
-check-vm: $(B)/agent
+check-vm: $(B)/agent $(PROBES)
 	@$(PYTHON) tests/vm/lab.py --agent $(B)/agent --build $(B)/vm --jobs $(JOBS) \
 		--results $(B)/results/vm.json $(if $(GUEST),--only '$(GUEST)')
 

@@ -37,10 +37,12 @@ struct follow {
     bool raw; /* /output: bytes and ranges; else text */
     bool both;
     bool run_ended;
+    bool changed;         /* the watch has spoken: what it said is newer than any answer */
     struct http_call *up; /* the peer's answer, while it comes */
     bool handed;          /* something of it was passed on */
     bool waits;           /* the peer has said all: for the attempt's end */
     bool opens;           /* waits for the attempt to have files */
+    bool reads;           /* waits for more to read */
     bool guest;           /* the run's owner asks, for a run that is here as a guest */
     enum sandbox_stream stream;
     int64_t since_us;
@@ -237,7 +239,15 @@ static void open_later(struct follow *f)
 
 static void poll_read(struct api_call *c)
 {
-    follow_work(c->state, work_read, was_read);
+    struct follow *f = c->state;
+    f->reads = false;
+    follow_work(f, work_read, was_read);
+}
+
+static void read_later(struct follow *f, uint64_t ms)
+{
+    f->reads = true;
+    (void)api_due_set(f->call, ms, poll_read);
 }
 
 static const char *follow_type(const struct follow *f)
@@ -297,7 +307,7 @@ static void follow_next(struct follow *f)
     } else if (!f->follow || f->attempt_given || ended) {
         follow_end(f);
     } else {
-        (void)api_due_set(f->call, WAIT_MS, poll_read);
+        read_later(f, WAIT_MS);
     }
 }
 
@@ -494,7 +504,7 @@ static void was_read(struct loop_work *w, int status)
         if (f->stat.ended || f->run_ended || !f->follow) {
             follow_next(f);
         } else {
-            (void)api_due_set(f->call, API_POLL_MS, poll_read);
+            read_later(f, API_POLL_MS);
         }
         return;
     }
@@ -516,10 +526,13 @@ static void run_changed(void *arg, const struct run *run)
 {
     struct api_call *c = arg;
     struct follow *f = c->state;
+    f->changed = true;
     f->latest = run->attempt;
     f->run_ended = run_is_ended(run);
     if (f->waits || f->opens) {
         (void)api_due_set(c, 0, f->waits ? poll_end : poll_open);
+    } else if (f->reads && (f->run_ended || f->latest > f->attempt)) {
+        (void)api_due_set(c, 0, poll_read);
     }
 }
 
@@ -537,18 +550,28 @@ static void run_came(void *arg, const struct node_error *error, const struct run
         api_fail(c, 404, "not_found", "the run has %lu attempts", (unsigned long)run->attempt);
         return;
     }
-    f->latest = run->attempt;
+    if (!f->changed) {
+        f->latest = run->attempt;
+        f->run_ended = run_is_ended(run);
+    }
     f->attempt = f->attempt_given ? f->attempt : run->attempt;
-    f->run_ended = run_is_ended(run);
-    if (f->follow && !f->run_ended) {
+    c->on_stop = follow_stop;
+    follow_work(f, work_open, opened);
+}
+
+/* The run as it is, and from now on. The watch comes first: a short run may end while its record is
+ * being read. */
+static void follow_start(struct follow *f)
+{
+    struct api_call *c = f->call;
+    if (f->follow) {
         c->watch = node_run_watch(c->api->node, &f->id, run_changed, c);
         if (c->watch == NULL) {
             api_fail(c, 503, "queue_full", "too many watches");
             return;
         }
     }
-    c->on_stop = follow_stop;
-    follow_work(f, work_open, opened);
+    node_run_get(c->api->node, f->id, run_came, c);
 }
 
 static struct follow *follow_new(struct api_call *c)
@@ -599,7 +622,7 @@ void api_run_output(struct api_call *c)
     }
     f->raw = true;
     f->stream = SANDBOX_STDOUT;
-    node_run_get(c->api->node, f->id, run_came, c);
+    follow_start(f);
 }
 
 void api_run_logs(struct api_call *c)
@@ -624,5 +647,5 @@ void api_run_logs(struct api_call *c)
         api_fail(c, 400, "bad_request", "%s", e.text);
         return;
     }
-    node_run_get(c->api->node, f->id, run_came, c);
+    follow_start(f);
 }

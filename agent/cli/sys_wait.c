@@ -237,6 +237,9 @@ static void show_progress(struct wait *w)
 static int sleep_ms(const struct wait *w, uint64_t now)
 {
     uint64_t until = now + 10 * 1000;
+    if (w->streams[0].state == FOLLOW_DONE && w->streams[1].state == FOLLOW_DONE) {
+        return 0; /* nothing comes any more: is_over() has paused */
+    }
     for (size_t i = 0; i < 2; i++) {
         const struct follow *f = &w->streams[i];
         if (f->state == FOLLOW_IDLE && f->retry_ms < until) {

@@ -110,7 +110,7 @@ class Node:
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(120)
         self.log.close()
         shutil.rmtree(self.dir)
 
@@ -283,6 +283,65 @@ def bench_big(args, node, result):
         print(f"{name:<34} {grown / 2**20:>14.1f} {seconds:>9.2f}")
 
 
+def agent_pid(node):
+    """The process that meets the network."""
+    return max((p for p in family(node.process.pid)
+                if pathlib.Path(f"/proc/{p}").stat().st_uid != 0), key=rss)
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def count_runs(node, state):
+    with urllib.request.urlopen(f"http://{node.addr}/v1/status", timeout=10) as r:
+        runs = json.load(r)["runs"]
+    return runs.get(state, 0)
+
+
+def sleeper_node(args, slots):
+    """A node with a job `sleeper` that only sleeps."""
+    node = Node(args.agent, **{"node.slots": slots, "node.memory": "1TiB",
+                               "sandbox.prepared": "none", "sandbox.grace": "100ms"})
+    image = node.dir / "busybox.tar"
+    tiny_image.write_docker_save(str(image), "bench/busybox:1")
+    node.cli("push", image, "bench/busybox:1", stdout=subprocess.DEVNULL)
+    document = {"name": "sleeper", "image": "bench/busybox:1", "memory": "16MiB",
+                "command": ["/bin/busybox", "sleep", "600"]}
+    node.cli("apply", "-f", "-", stdout=subprocess.DEVNULL, input=json.dumps(document).encode())
+    return node
+
+
+def bench_many(args, result):
+    """What a live sandbox costs the agent each second, and what a queued run keeps in memory."""
+    live = 100 if args.quick else 1000
+    node = sleeper_node(args, live)
+    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", live, 16)
+    deadline = time.monotonic() + 180
+    while count_runs(node, "running") < live and time.monotonic() < deadline:
+        time.sleep(0.5)
+    running = count_runs(node, "running")
+    pid = agent_pid(node)
+    time.sleep(3)
+    before, began = cpu_seconds(pid), time.monotonic()
+    time.sleep(20)
+    share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
+    node.close()
+
+    queued = 2000 if args.quick else 20000
+    node = sleeper_node(args, 1)
+    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", 500, 64)  # what is made once
+    before = node.agent_rss()
+    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", queued, 64)
+    each = (node.agent_rss() - before) / queued
+    node.close()
+    result["many"] = {"live": running, "agent_share_of_core": share, "queued": queued,
+                      "bytes_per_queued_run": each}
+    print(f"\n{f'{running} live, sampled every second':<34} {share * 100:>9.1f} % of a core")
+    print(f"{f'{queued} queued':<34} {each:>9.0f} bytes each, in the agent")
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--agent", required=True)
@@ -325,6 +384,8 @@ def main():
     bench_tls(args, node, job, result)
     bench_big(args, node, result)
     node.close()
+    import compare
+    result["compare"] = compare.compare(args.agent, args.quick)
 
     print(f"\n{'binary':<34} {small['binary_bytes'] / 2**20:>9.2f} MiB")
     print(f"{'idle, all processes (16 slots)':<34} {small['idle_rss_bytes'] / 2**20:>9.2f} MiB RSS")

@@ -31,7 +31,8 @@ def tar_of(fill):
     return out.getvalue()
 
 
-def busybox_layer(busybox):
+def busybox_layer(busybox, programs=()):
+    """programs: paths of more static programs, put into /bin."""
     with open(busybox, "rb") as f:
         program = f.read()
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True,
@@ -45,15 +46,19 @@ def busybox_layer(busybox):
         for applet in applets:
             if applet != "busybox":
                 add(tar, "bin/" + applet, link="busybox")
+        for path in programs:
+            with open(path, "rb") as f:
+                add(tar, "bin/" + os.path.basename(path), f.read(), 0o755)
         add(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
         add(tar, "etc/group", b"root:x:0:\nnogroup:x:65534:\n")
 
     return tar_of(fill)
 
 
-def write_docker_save(path, name, busybox="/bin/busybox", config=None):
-    """Writes the image; its only layer is busybox. config: more members of the image's config."""
-    layer = busybox_layer(busybox)
+def write_docker_save(path, name, busybox="/bin/busybox", config=None, programs=()):
+    """Writes the image; its only layer is busybox, with programs beside it. config: more members of
+    the image's config."""
+    layer = busybox_layer(busybox, programs)
     diff_id = "sha256:" + hashlib.sha256(layer).hexdigest()
     document = {
         "architecture": "amd64", "os": "linux", "created": "1970-01-01T00:00:00Z",

@@ -135,6 +135,9 @@ def make_root(root, args, tree):
             f.write(text)
     tiny_image.write_docker_save(os.path.join(root, "root/busybox.tar"), "lab/busybox:1",
                                  "/bin/busybox")
+    probes = sorted(glob.glob(os.path.join(os.path.dirname(args.agent), "probes", "probe_*")))
+    tiny_image.write_docker_save(os.path.join(root, "root/probes.tar"), "lab/probes:1",
+                                 "/bin/busybox", programs=probes)
     for script in glob.glob(os.path.join(HERE, "*.sh")):
         shutil.copy(script, os.path.join(root, "root"))
 
