@@ -392,6 +392,58 @@ const struct settings *node_settings(const struct node *n)
     return &n->settings;
 }
 
+/* ---- what sets a job off, and secrets: kept as asked, answered by name ---- */
+
+void node_hook(struct node *n, const struct node_hook_call *call, node_run_fn *fn, void *arg)
+{
+    struct pending *p = pend(n, KIND_RUN, arg);
+    keep(n->name, sizeof(n->name), call->job);
+    keep(n->document, sizeof(n->document), call->body);
+    p->fn.run = fn;
+}
+
+int node_hook_sign(struct node *n, struct str job, struct str hook, struct str body,
+                   struct buf *ret_headers, struct err *e)
+{
+    (void)hook;
+    (void)body;
+    (void)e;
+    keep(n->name, sizeof(n->name), job);
+    return buf_adds(ret_headers, "X-Signature: paper\r\n");
+}
+
+void node_event(struct node *n, const struct trigger_cloudevent *events, size_t events_len,
+                node_text_fn *fn, void *arg)
+{
+    (void)events;
+    (void)events_len;
+    text_pend(n, "{\"runs\":[],\"matched\":0}", fn, arg);
+}
+
+void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), job);
+    text_pend(n, "{\"triggers\":[]}", fn, arg);
+}
+
+void node_secret_put(struct node *n, struct str name, struct str value, node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    keep(n->document, sizeof(n->document), value);
+    text_pend(n, "{}", fn, arg);
+}
+
+void node_secret_delete(struct node *n, struct str name, node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    text_pend(n, "{}", fn, arg);
+}
+
+void node_secret_list(struct node *n, node_text_fn *fn, void *arg)
+{
+    text_pend(n, "{\"secrets\":[]}", fn, arg);
+}
+
 /* ---- the cluster's tokens: kept at once, durable in the next turn ---- */
 
 static struct {

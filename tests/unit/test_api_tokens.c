@@ -236,6 +236,22 @@ static void test_gone_client(void **state)
     stop(&n);
 }
 
+/* A few of the operations that only an admin, or a hook's sender, may ask for. */
+static void test_secrets_and_triggers(void **state)
+{
+    (void)state;
+    struct node n;
+    start(&n, true);
+    HAS(ask(&n, admin, "GET", "/v1/secrets", ""), "\"secrets\"");
+    HAS(ask(&n, reader, "PUT", "/v1/secrets/s", "value"), "HTTP/1.1 403 ");
+    HAS_NOT(ask(&n, admin, "PUT", "/v1/secrets/s", "value"), "HTTP/1.1 403 ");
+    assert_string_equal(n.name, "s");
+    assert_string_equal(n.document, "value");
+    HAS(ask(&n, reader, "GET", "/v1/triggers", ""), "\"triggers\"");
+    HAS(ask(&n, reader, "DELETE", "/v1/secrets/s", ""), "HTTP/1.1 403 ");
+    stop(&n);
+}
+
 static void test_documents(void **state)
 {
     (void)state;
@@ -308,13 +324,10 @@ static void test_no_secret_in_sentences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_create_use_revoke),
-        cmocka_unit_test(test_made_by_the_client),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_rows_of_others),
-        cmocka_unit_test(test_gone_client),
-        cmocka_unit_test(test_documents),
-        cmocka_unit_test(test_no_secret_in_sentences),
+        cmocka_unit_test(test_create_use_revoke), cmocka_unit_test(test_made_by_the_client),
+        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_rows_of_others),
+        cmocka_unit_test(test_gone_client),       cmocka_unit_test(test_secrets_and_triggers),
+        cmocka_unit_test(test_documents),         cmocka_unit_test(test_no_secret_in_sentences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
