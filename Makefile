@@ -15,6 +15,7 @@
 #   make check-all                     check, check-vm and the checks that take long
 #   make bench-cluster                membership, beside memberlist
 #   make check-interop                mixed clusters with Debian's Go memberlist
+#   make bench-routing [QUICK=1] [DATA=dir]   placement and sizes in a simulated cluster, against goals
 #   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
 #
 # Variables: B (build directory), CC (gcc or clang), WERROR=1, VERSION.
@@ -78,7 +79,8 @@ LIBS_mixed := -Wl,-Bstatic $(filter-out -lm,$(LIBS)) -Wl,-Bdynamic -lm -lpthread
 
 SRC := $(filter-out agent/main.c,$(wildcard agent/*.c agent/*/*.c common/*.c common/*/*.c))
 HDR := $(wildcard agent/*.h agent/*/*.h common/*.h common/*/*.h)
-TESTLIB_SRC := $(wildcard tests/lib/*.c)
+# What several tests link: helpers, and the simulated cluster of the routing tests.
+TESTLIB_SRC := $(wildcard tests/lib/*.c tests/sim/route_sim*.c)
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 FUZZ_SRC := $(wildcard tests/fuzz/fuzz_*.c)
 UI := $(sort $(wildcard agent/ui/*.html agent/ui/*.css agent/ui/*.js agent/ui/*.svg)) \
@@ -276,7 +278,7 @@ $(B)/probes/%: tests/system/probes/%.c tests/system/probes/probe.h
 	@mkdir -p $(@D); echo "  PROBE   $@"
 	@$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
 
-.PHONY: system bench demo
+.PHONY: system bench bench-routing demo
 system: $(B)/agent $(DRIVERS) $(PROBES)
 	@mkdir -p $(B)/results
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
@@ -293,6 +295,16 @@ $(B)/bench/start: $(B)/obj/tests/bench/start.o $(B)/obj/tests/bench/naive.o
 $(B)/bench/submit: $(B)/obj/tests/bench/submit.o
 $(B)/bench/gossip: $(B)/obj/tests/bench/gossip.o
 $(B)/bench/start $(B)/bench/submit $(B)/bench/gossip: $(B)/libagent.a packaging/link
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
+
+# DATA: a directory with the Azure Functions 2019 sample; without it its quantiles are drawn from.
+DATA ?= $(firstword $(wildcard ../shared/data/azure2019/100))
+ROUTING_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/sim/route_sim*.c tests/sim/bench_*.c))
+bench-routing: $(B)/bench/routing
+	$< $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) --svg $(B)/bench/routing.svg
+
+$(B)/bench/routing: $(ROUTING_OBJ) $(B)/libagent.a packaging/link
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
 

@@ -363,19 +363,41 @@ static void health_learn(struct route_learn *l, double residual)
     l->health_self = (1 - health_rate) * l->health_self + health_rate * r;
 }
 
+/* The key fields of this node's row of a job; -EINVAL: no such name. */
+static int own_keyed(const struct route_learn *l, struct str job, uint32_t revision,
+                     struct route_row *ret)
+{
+    *ret = (struct route_row){ .revision = revision, .features = l->features };
+    memcpy(ret->class_id, l->class_id, sizeof ret->class_id);
+    memcpy(ret->origin, l->node, sizeof ret->origin);
+    return job.n == 0 || str_copy(ret->job, sizeof ret->job, job) != 0 ? -EINVAL : 0;
+}
+
+const struct route_row *route_learn_own(const struct route_learn *l, struct str job,
+                                        uint32_t revision)
+{
+    struct route_row keyed;
+    char key[ROUTE_KEY_MAX];
+
+    if (own_keyed(l, job, revision, &keyed) != 0) {
+        return NULL;
+    }
+    size_t n = route_row_key(&keyed, key);
+    const struct route_entry *e = map_get(&l->rows, (struct str){ key, n });
+    return e != NULL ? &e->row : NULL;
+}
+
 int route_learn_observe(struct route_learn *l, struct str job, uint32_t revision,
                         const struct route_observation *o, const struct route_row **ret)
 {
-    struct route_row keyed = { .revision = revision, .features = l->features };
+    struct route_row keyed;
     char key[ROUTE_KEY_MAX];
     double expected = 0;
     double slack = 0;
 
-    if (job.n == 0 || str_copy(keyed.job, sizeof keyed.job, job) != 0) {
+    if (own_keyed(l, job, revision, &keyed) != 0) {
         return -EINVAL;
     }
-    memcpy(keyed.class_id, l->class_id, sizeof keyed.class_id);
-    memcpy(keyed.origin, l->node, sizeof keyed.origin);
     size_t key_len = route_row_key(&keyed, key);
     struct route_entry *e = map_get(&l->rows, (struct str){ key, key_len });
     if (e == NULL) {

@@ -48,6 +48,10 @@ size_t route_learn_rows(const struct route_learn *l);
 int route_learn_observe(struct route_learn *l, struct str job, uint32_t revision,
                         const struct route_observation *o, const struct route_row **ret);
 
+/* This node's own row of a job, or NULL. Valid until the next call that changes l. */
+const struct route_row *route_learn_own(const struct route_learn *l, struct str job,
+                                        uint32_t revision);
+
 /* Health of a node as it said itself; NaN and absurd values count as 0. At most 4,096 nodes. */
 void route_learn_health_put(struct route_learn *l, struct str node, double health);
 /* 0 within the dead zone. */

@@ -8,7 +8,7 @@
 
 static const double noise_first = 0.09; /* sigma = 0.3 */
 static const double noise_runs = 5;     /* how many runs that guess is worth */
-static const double thompson = 0.25;
+static const double thompson = 0.75;
 
 void route_prior_cold(struct route_prior *ret)
 {

@@ -30,9 +30,9 @@
 
 enum {
     ROUTE_NODE_CAP = 64,  /* an origin's name and its NUL */
-    ROUTE_JOB_CAP = 256,  /* a job's name (or what stands for it) and its NUL */
+    ROUTE_JOB_CAP = 129,  /* a job's name (or what stands for it) and its NUL */
     ROUTE_CLASS_CAP = 17, /* hardware_class(): 16 hex digits and a NUL */
-    ROUTE_KEY_MAX = 352,
+    ROUTE_KEY_MAX = 224,
     ROUTE_VALUE_MAX = 512,
 
     ROUTE_MEMORY_BUCKETS = 284, /* each 5 % wider than the last, from 1 MiB: to 1 TiB */

@@ -13,6 +13,8 @@ enum { LOCAL_SLACK_PERCENT = 2, WAIT_SLOTS_MAX = 256 };
 static const double reserve_power = 0.3;
 /* What a polluter beside a cache-sensitive run costs, as a factor of the score. */
 static const double neighbour_cost = 0.15;
+/* Runs of a job that share the cost of one cold start. */
+static const double cold_shared_by = 16;
 /* Scores are compared as whole microseconds; this is far more than any wait. */
 static const double score_max = 9e18;
 
@@ -61,10 +63,19 @@ static bool scored(const struct route_verdict *v)
     return v->kind == ROUTE_FIT || v->kind == ROUTE_BUSY;
 }
 
+/* What a cold start weighs: less, the more often the job has run, since the image stays warm for the
+ * runs to come and a job seen n times will likely be seen n times more. */
+static uint64_t cold_cost(const struct route_candidate *c)
+{
+    double runs = c->learned.runs > 0 ? c->learned.runs : 0;
+
+    return c->image_warm ? 0 : (uint64_t)((double)c->cold_us / (1 + runs / cold_shared_by));
+}
+
 static uint64_t learned_score(const struct route_request *req, const struct route_candidate *c,
                               uint64_t run_us, uint64_t run_min_us)
 {
-    uint64_t sum = add_sat(add_sat(c->wait_us, c->image_warm ? 0 : c->cold_us), run_us);
+    uint64_t sum = add_sat(add_sat(c->wait_us, cold_cost(c)), run_us);
     unsigned neighbours =
         (req->cache_sensitive ? c->polluters : 0) + (req->pollutes ? c->sensitive : 0);
 
@@ -283,7 +294,8 @@ size_t route_shortlist(const struct route_request *req, const struct route_candi
     size_t len = 0;
 
     for (size_t i = 0; i < candidates_len; i++) {
-        if (candidates[i].local || !eligible(req, &candidates[i], &verdicts[i])) {
+        if (candidates[i].local || candidates[i].probed ||
+            !eligible(req, &candidates[i], &verdicts[i])) {
             continue;
         }
         size_t at = len;

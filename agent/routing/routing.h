@@ -78,6 +78,8 @@ struct route_candidate {
     size_t facts_len;
 };
 
+enum { ROUTE_PROBE_ROUNDS = 3 };
+
 enum route_policy { ROUTE_LEARNED, ROUTE_LEAST_LOADED, ROUTE_POWER_OF_TWO, ROUTE_RANDOM };
 
 struct route_request {
@@ -150,8 +152,14 @@ void route_decide(const struct route_request *req, const struct route_candidate 
                   size_t candidates_len, struct route_verdict *verdicts,
                   struct route_decision *ret);
 
-/* The candidates to probe: the best `max` by the same order, those with room (may_queue: and busy
- * ones), into ret (max indexes); how many. The local one needs no probe and is left out. */
+/* The candidates to probe: the best `max` by the same order that are not probed yet, those with
+ * room (may_queue: and busy ones), into ret (max indexes); how many. The local one needs no probe
+ * and is left out.
+ *
+ * Probing goes: decide; if the chosen one is neither probed nor local, probe the shortlist, put
+ * what was answered into the candidates, and decide again; at most ROUTE_PROBE_ROUNDS times. The
+ * second round matters: when the best nodes turn out busy, the choice is between their queue and
+ * nodes that nobody has asked yet. */
 size_t route_shortlist(const struct route_request *req, const struct route_candidate *candidates,
                        size_t candidates_len, const struct route_verdict *verdicts, size_t max,
                        size_t *ret);
