@@ -160,6 +160,7 @@ api_op_fn api_token_list, api_token_create, api_token_revoke;
 /* uv_api_jobs.c */
 api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;
 /* uv_api_runs.c */
+api_op_fn api_job_placement, api_profile_list, api_profile_get;
 api_op_fn api_run_list, api_run_get, api_run_samples, api_run_placement;
 api_op_fn api_run_cancel, api_run_retry, api_events;
 /* uv_api_submit.c */

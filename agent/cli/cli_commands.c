@@ -118,6 +118,24 @@ static const struct cli_example inspect_examples[] = {
     { "agent inspect encrypt -o json", "one job's document" },
 };
 
+static const struct cli_option explain_options[] = {
+    { "job", 'j', "JOB", false, "where a run of this job would go now" },
+};
+static const struct cli_example explain_examples[] = {
+    { "agent explain 7QK2", "why this run went where it went" },
+    { "agent explain --job encrypt", "where the next one would go" },
+};
+static const struct cli_example profile_examples[] = {
+    { "agent profile", "all jobs" },
+    { "agent profile encrypt", "one job: its time by node class, its memory, its limits" },
+};
+static const struct cli_option top_options[] = {
+    { "once", '1', NULL, false, "print once and end (the default without a terminal)" },
+};
+static const struct cli_example top_examples[] = {
+    { "agent top", "nodes and running runs, every two seconds" },
+};
+
 static const struct cli_example cancel_examples[] = {
     { "agent cancel 7QK2", "stop signal, then SIGKILL after the job's grace time" },
 };
@@ -354,6 +372,37 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                       .args_max = 1,
                       .words = CLI_WORD_RUN,
                       EXAMPLES(inspect_examples) },
+    [CLI_EXPLAIN] = { .name = "explain",
+                      .usage = "RUN | --job JOB",
+                      .summary = "say why a run went where it went",
+                      .text = "Every node that came into question: expected wait, cold start, the "
+                              "time that was reckoned with and the learned one with its spread, "
+                              "runs on such nodes, health, age of what was known; what was ruled "
+                              "out and why. Basis: learned, explore (it may be better there than "
+                              "we know), require, prefer, local (as good as any), wait.",
+                      OPTIONS(explain_options),
+                      .groups = TABLE,
+                      .args_max = 1,
+                      .words = CLI_WORD_RUN,
+                      EXAMPLES(explain_examples) },
+    [CLI_PROFILE] = { .name = "profile",
+                      .usage = "[JOB]",
+                      .summary = "show what runs taught about a job",
+                      .text = "Expected time with its spread for each node class, processor, "
+                              "memory and I/O, and the limits that the next run gets. A one-off is "
+                              "known by its image.",
+                      .groups = LISTING,
+                      .args_max = 1,
+                      .words = CLI_WORD_JOB,
+                      EXAMPLES(profile_examples) },
+    [CLI_TOP] = { .name = "top",
+                  .usage = "",
+                  .summary = "watch nodes and running runs",
+                  .text = "CPU since the sample before, memory, block I/O and time of each run.",
+                  OPTIONS(top_options),
+                  .groups = TABLE,
+                  .words = CLI_NO_WORDS,
+                  EXAMPLES(top_examples) },
     [CLI_CANCEL] = { .name = "cancel",
                      .usage = "RUN ...",
                      .summary = "stop runs",
@@ -624,7 +673,7 @@ static const struct {
     { "server", CLI_SERVE }, { "result", CLI_OUTPUT },    { "get", CLI_INSPECT },
     { "login", CLI_TOKEN },  { "auth", CLI_TOKEN },       { "tokens", CLI_TOKEN },
     { "cert", CLI_CA },      { "certs", CLI_CA },         { "tls", CLI_CA },
-    { "key", CLI_KEYGEN },
+    { "key", CLI_KEYGEN },   { "why", CLI_EXPLAIN },
 };
 
 const struct cli_command *cli_command_guess(struct str name)

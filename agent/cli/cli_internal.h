@@ -26,6 +26,9 @@ enum cli_id {
     CLI_LOGS,
     CLI_OUTPUT,
     CLI_INSPECT,
+    CLI_EXPLAIN,
+    CLI_PROFILE,
+    CLI_TOP,
     CLI_CANCEL,
     CLI_RETRY,
     CLI_APPLY,
@@ -236,6 +239,9 @@ void cli_view_triggers(struct cli_view *v, const struct json *list);
 void cli_view_schedule(struct cli_view *v, const struct json *list);
 void cli_view_secrets(struct cli_view *v, const struct json *list);
 void cli_view_node(struct cli_view *v, const struct json *node);
+void cli_view_profiles(struct cli_view *v, const struct json *root);
+void cli_view_profile(struct cli_view *v, const struct json *root);
+void cli_view_explain(struct cli_view *v, const struct json *root);
 void cli_view_images(struct cli_view *v, const struct json *list);
 void cli_view_status(struct cli_view *v, const struct json *status);
 enum cli_colour cli_state_colour(struct str state);

@@ -259,6 +259,9 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_SECRET] = cli_cmd_secret,
     [CLI_CA] = cli_cmd_ca,
     [CLI_KEYGEN] = cli_cmd_keygen,
+    [CLI_EXPLAIN] = cli_cmd_explain,
+    [CLI_PROFILE] = cli_cmd_profile,
+    [CLI_TOP] = cli_cmd_top,
 };
 
 static int prepare(struct cli_ctx *ctx, struct err *e)

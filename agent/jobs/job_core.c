@@ -118,7 +118,7 @@ static void end_waiting(struct job_core *c, struct job_entry *e, enum run_reason
 enum again { AGAIN_NO, AGAIN_RETRY, AGAIN_FREE };
 
 static enum again try_again(const struct job_core *c, const struct job_entry *e,
-                            const struct run *r, bool innocent)
+                            const struct run *r, const struct job_result *res)
 {
     uint32_t most = r->policy.retries_max;
 
@@ -134,14 +134,18 @@ static enum again try_again(const struct job_core *c, const struct job_entry *e,
             most = r->policy.retries_asked_max;
         }
         break;
-    case RUN_REASON_SIGNAL:
     case RUN_REASON_OOM:
+        if (res->grow_bytes != 0) {
+            return AGAIN_FREE;
+        }
+        break;
+    case RUN_REASON_SIGNAL:
     case RUN_REASON_TIMEOUT:
     case RUN_REASON_IMAGE:
     case RUN_REASON_SANDBOX:
         break;
     case RUN_REASON_NODE_LOST:
-        if (innocent || (c->draining && e->stop_sent)) {
+        if (res->innocent || (c->draining && e->stop_sent)) {
             return AGAIN_FREE; /* we stopped it: not its fault */
         }
         /* A cluster goes on when a node dies: unless the document speaks of retries. */
@@ -162,13 +166,17 @@ static enum again try_again(const struct job_core *c, const struct job_entry *e,
 }
 
 /* *r has just ended and shall be tried again: that attempt's record goes along as former. */
-static void queue_again(struct job_core *c, struct job_entry *e, struct run *r, bool is_free)
+static void queue_again(struct job_core *c, struct job_entry *e, struct run *r, bool is_free,
+                        uint64_t grow_bytes)
 {
     struct run *former = job_core_scratch(c);
 
     *former = *r;
     run_move(r, RUN_QUEUED, c->now_us);
     r->attempt++;
+    if (former->reason == RUN_REASON_OOM && grow_bytes != 0) {
+        r->limits.memory_bytes = grow_bytes;
+    }
     uint64_t delay = 0;
     if (!is_free) {
         r->retries++;
@@ -239,11 +247,11 @@ static void attempt_over(struct job_core *c, struct job_entry *e, struct run *r,
     r->log_truncated = res->log_truncated;
     r->usage = res->usage;
     run_set_text(r->detail, sizeof r->detail, str_of(res->detail));
-    enum again again = try_again(c, e, r, res->innocent);
+    enum again again = try_again(c, e, r, res);
     if (again == AGAIN_NO) {
         finish(c, e, r);
     } else {
-        queue_again(c, e, r, again == AGAIN_FREE);
+        queue_again(c, e, r, again == AGAIN_FREE, res->grow_bytes);
     }
 }
 

@@ -108,6 +108,7 @@ struct run_limits {
     uint64_t timeout_ms; /* of one attempt; 0: no limit */
     uint64_t grace_ms;
     uint8_t network;         /* enum run_network */
+    uint8_t memory_learned;  /* nobody asked for just this much: it may grow after a kill */
     uint8_t output_truncate; /* past the output limit: drop the rest instead of ending the run */
 };
 

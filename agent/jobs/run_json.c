@@ -47,11 +47,17 @@ void job_w_milli(struct json_w *w, const char *key, uint64_t milli)
     }
 }
 
+static const char *name_memory(unsigned i)
+{
+    return i == 1 ? "learned" : "asked";
+}
+
 static void w_limits(struct json_w *w, const struct run_limits *l)
 {
     json_w_key(w, "limits");
     json_w_obj(w);
     json_kv_u64(w, "memory_bytes", l->memory_bytes);
+    json_kv_cstr(w, "memory_basis", name_memory(l->memory_learned));
     job_w_milli(w, "cpus", l->cpus_milli);
     json_kv_u64(w, "pids", l->pids);
     json_kv_u64(w, "disk_bytes", l->disk_bytes);
@@ -370,6 +376,7 @@ static void r_limits(struct reader *up, struct run_limits *l)
     struct reader rd = { r_get(up, "limits"), up->e, up->r };
 
     l->memory_bytes = r_u64(&rd, "memory_bytes", INT64_MAX);
+    l->memory_learned = r_name(&rd, "memory_basis", name_memory, 2, 0);
     l->cpus_milli = r_scaled(&rd, "cpus", 1e3);
     l->pids = r_u64(&rd, "pids", INT64_MAX);
     l->disk_bytes = r_u64(&rd, "disk_bytes", INT64_MAX);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/node/node_core_internal.h"
+#include "agent/routing/size.h"
 #include "common/insist.h"
 #include "common/mem.h"
 
@@ -73,6 +74,7 @@ int node_core_new(const struct node_core_config *cfg, struct node_core **ret)
         return rc;
     }
     run_set_text(c->name, sizeof c->name, str_of(cfg->name));
+    rng_init(&c->rng, cfg->jobs.seed ^ 0x726f757465);
     map_init(&c->held, SANDBOX_SLOTS_MAX, cfg->jobs.k0, cfg->jobs.k1);
     *ret = c;
     return 0;
@@ -164,8 +166,25 @@ static void learn_duration(struct node_core *c, const struct job_result *r, int6
     c->run_us = c->run_us == 0 ? us : c->run_us - c->run_us / 8 + us / 8;
 }
 
+/* Killed for memory, and nobody asked for just that limit: again at once with more, if the node has
+ * more to give. */
+static uint64_t grow_after(const struct node_core *c, const struct job_event *ev)
+{
+    struct run run;
+
+    if (ev->type != JOB_EV_ENDED || ev->result->reason != RUN_REASON_OOM ||
+        !job_core_run(c->jobs, ev->id, &run) || !run.limits.memory_learned) {
+        return 0;
+    }
+    return route_size_grow(run.limits.memory_bytes, c->room.memory_bytes);
+}
+
 static void job_event(struct node_core *c, const struct job_event *ev, struct node_effects *fx)
 {
+    struct job_event grown = *ev;
+    struct job_result result;
+    uint64_t grow = grow_after(c, ev);
+
     if (frees_room(ev->type) && ev->elsewhere) {
         elsewhere_over(c, ev, fx);
     } else if (frees_room(ev->type) && give_back(c, ev->id, ev->attempt)) {
@@ -181,7 +200,12 @@ static void job_event(struct node_core *c, const struct job_event *ev, struct no
         uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? run.limits.memory_bytes : 0;
         (void)hold(c, ev->id, ev->attempt, memory);
     }
-    job_step(c->jobs, ev, &fx->jobs);
+    if (grow != 0) {
+        result = *ev->result;
+        result.grow_bytes = grow;
+        grown.result = &result;
+    }
+    job_step(c->jobs, &grown, &fx->jobs);
 }
 
 struct route_candidate node_core_self(const struct node_core *c)
@@ -205,13 +229,33 @@ struct route_candidate node_core_self(const struct node_core *c)
     };
 }
 
-static void decide(struct node_core *c, const struct route_request *request, uint64_t image,
-                   bool image_warm, struct route_decision *ret, size_t *ret_len)
+/* run: whose placement it is; NULL: none in particular. */
+static void decide(struct node_core *c, const struct run *run, const struct route_request *request,
+                   uint64_t image, bool image_warm, struct route_decision *ret, size_t *ret_len)
 {
+    struct route_request req = *request;
+    struct node_peer load;
+
+    node_core_load(c, &load);
     c->candidates[0] = node_core_self(c);
     c->candidates[0].image_warm = image_warm;
+    c->candidates[0].wait_us = load.wait_us;
     *ret_len = node_core_candidates(c, image);
-    route_decide(request, c->candidates, *ret_len, c->verdicts, ret);
+    node_core_learned(c, run, &req, *ret_len);
+    route_decide(&req, c->candidates, *ret_len, c->verdicts, ret);
+}
+
+void node_core_what_if(struct node_core *c, const struct run *run, struct route_request *request,
+                       uint64_t image, bool image_warm, struct node_effects *ret)
+{
+    struct rng before = c->rng;
+
+    decide(c, run, request, image, image_warm, &ret->decision, &ret->candidates_len);
+    c->rng = before; /* the question changes no decision to come */
+    request->policy = c->policy;
+    ret->decided = true;
+    ret->candidates = c->candidates;
+    ret->verdicts = c->verdicts;
 }
 
 bool node_core_possible(struct node_core *c, const struct route_request *request,
@@ -220,7 +264,7 @@ bool node_core_possible(struct node_core *c, const struct route_request *request
     struct route_decision decision;
     size_t n;
 
-    decide(c, request, 0, true, &decision, &n);
+    decide(c, NULL, request, 0, true, &decision, &n);
     *verdict = c->verdicts[0];
     if (verdict->kind == ROUTE_DRAINING) {
         return true; /* it is not asked what it has */
@@ -289,8 +333,11 @@ static void place(struct node_core *c, const struct node_event *ev, struct node_
     struct job_event answer = ev->job;
     struct job_result refusal = { .reason = RUN_REASON_NO_MATCH, .exit_code = -1 };
     struct err why = { 0 };
+    struct run run;
+    bool known = job_core_run(c->jobs, ev->job.id, &run);
 
-    decide(c, &ev->request, ev->image, ev->image_warm, &fx->decision, &fx->candidates_len);
+    decide(c, known ? &run : NULL, &ev->request, ev->image, ev->image_warm, &fx->decision,
+           &fx->candidates_len);
     fx->decided = true;
     fx->candidates = c->candidates;
     fx->verdicts = c->verdicts;
@@ -393,6 +440,7 @@ static void room(struct node_core *c, const struct node_event *ev)
     c->room = ev->room;
     c->facts_len = ev->facts_len < NODE_FACTS_MAX ? ev->facts_len : NODE_FACTS_MAX;
     memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
+    node_class_of(c->facts, c->facts_len, &c->class_self);
 }
 
 void node_core_step(struct node_core *c, const struct node_event *ev, struct node_effects *fx)

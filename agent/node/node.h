@@ -134,6 +134,14 @@ typedef void node_text_fn(void *arg, const struct node_error *error, struct str 
 void node_run_samples(struct node *n, struct ulid id, node_text_fn *fn, void *arg);
 void node_run_placement(struct node *n, struct ulid id, node_text_fn *fn, void *arg);
 
+/* What would be decided now for a run of this job. */
+void node_job_placement(struct node *n, struct str name, node_text_fn *fn, void *arg);
+
+/* What runs taught: {"profiles": […], "health": …}, and all that is known of one job (false, and
+ * nothing written: no run of it ended yet, anywhere). */
+void node_profiles_json(struct node *n, struct json_w *w);
+bool node_profile_json(struct node *n, struct str job, struct json_w *w);
+
 /* The directory runs/ for sandbox_output_… (agent/sandbox/sandbox.h); stays the node's. */
 int node_runs_dirfd(const struct node *n);
 /* The directory spool/ for payloads on their way in; stays the node's. */

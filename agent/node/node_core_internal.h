@@ -15,6 +15,7 @@ struct node_core_peer {
     char *facts_text; /* what the facts' strings point into */
     uint64_t *images; /* sorted */
     char name[RUN_NODE_CAP];
+    struct node_class class_of; /* of the facts */
 };
 
 struct node_core {
@@ -31,6 +32,10 @@ struct node_core {
     size_t facts_len;
     struct node_core_peer **peers; /* by name */
     size_t peers_len, peers_cap;
+    struct route_learn *learn; /* not ours; may be NULL */
+    enum route_policy policy;
+    struct rng rng; /* draws and ties of placement */
+    struct node_class class_self;
     /* Of the last decision; room for this node and all peers. */
     struct route_candidate *candidates;
     struct route_verdict *verdicts;
@@ -41,6 +46,10 @@ struct route_candidate node_core_self(const struct node_core *c);
 /* Fills candidates[1 …] with the peers; how many there are in all, this node (set by the caller)
  * counted. */
 size_t node_core_candidates(struct node_core *c, uint64_t image);
+/* Fills in classes and learned times of candidates[0 … len - 1], and how *req is decided. run NULL:
+ * no job in particular. */
+void node_core_learned(struct node_core *c, const struct run *run, struct route_request *req,
+                       size_t len);
 int node_core_peers_init(struct node_core *c); /* -ENOMEM */
 struct node_core_peer *node_core_peer_find(const struct node_core *c, struct str name);
 /* NODE_EV_PEER. True: there is more room now than before. */

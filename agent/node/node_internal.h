@@ -23,6 +23,7 @@
 #include "agent/image/image.h"
 #include "agent/jobs/jobs_core.h"
 #include "agent/node/node.h"
+#include "agent/routing/learn.h"
 #include "agent/routing/routing.h"
 #include "agent/sandbox/sandbox.h"
 
@@ -153,6 +154,34 @@ bool node_core_peer_next(const struct node_core *c, size_t *pos, struct node_pee
 /* Could this node or a known peer ever take such a run? verdict says why this one cannot. */
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);
+
+/* -- learning (node_learn.c) -- */
+
+/* Facts beside the capabilities that placement reads; all of them text. */
+#define NODE_FACT_LLC "cpu-cache.llc-mib"
+#define NODE_FACT_MHZ "cpu-model.base-mhz"
+#define NODE_FACT_LEVEL "cpu-model.x86-64-level"
+
+/* What of a node's facts decides how fast its runs are. Texts are the facts' own. */
+struct node_class {
+    struct str class_id; /* empty: it did not say */
+    struct str arch;
+    struct route_features features;
+    uint8_t isa; /* x86-64 level; 0: not known */
+};
+void node_class_of(const struct route_fact *facts, size_t n, struct node_class *ret);
+/* What a run's measurements are kept under: its job, or the image of a one-off. The run's text. */
+struct str node_profile_name(const struct run *run);
+/* An attempt's end as routing wants it. */
+void node_observation_of(const struct job_result *r, const struct telemetry_totals *t,
+                         const struct run_limits *limits, struct route_observation *ret);
+/* The learner stays the caller's and outlives the core; NULL: placement knows no times. */
+void node_core_set_learn(struct node_core *c, struct route_learn *learn);
+void node_core_set_policy(struct node_core *c, enum route_policy policy);
+/* What would be decided now for a run like this: as NODE_EV_PLACE, without doing it. The arrays are
+ * the core's, until the next step. */
+void node_core_what_if(struct node_core *c, const struct run *run, struct route_request *request,
+                       uint64_t image, bool image_warm, struct node_effects *ret);
 
 /* What placement needs to know of a run. require holds the texts that *ret points to. */
 void node_request_of(const struct run *run, const struct job *job,

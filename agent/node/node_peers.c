@@ -56,6 +56,7 @@ static void facts_free(struct node_core_peer *p)
     p->facts_text = mem_free(p->facts_text);
     p->p.facts = NULL;
     p->p.facts_len = 0;
+    p->class_of = (struct node_class){ .isa = 0 };
 }
 
 static void images_free(struct node_core_peer *p)
@@ -167,6 +168,7 @@ static void facts_take(struct node_core_peer *to, const struct node_peer *from)
     to->p.facts_len = n;
     to->facts_text = text;
     to->p.room = from->room;
+    node_class_of(facts, n, &to->class_of);
 }
 
 static int hash_order(const void *a, const void *b)

@@ -288,12 +288,21 @@ static void facts_make(struct node *n)
 
     (void)snprintf(n->labels, sizeof n->labels, "%s", n->settings.node.labels);
     (void)snprintf(n->fact_cpus, sizeof n->fact_cpus, "%u", n->facts.cpus_usable);
+    (void)snprintf(n->fact_llc, sizeof n->fact_llc, "%llu",
+                   (unsigned long long)(hardware_llc_bytes(&n->facts) >> 20));
+    (void)snprintf(n->fact_mhz, sizeof n->fact_mhz, "%u", n->facts.base_mhz);
+    (void)snprintf(n->fact_level, sizeof n->fact_level, "%u", n->facts.microarch_level);
     fact(n, STR("node.name"), str_of(n->settings.node.name));
     fact(n, STR("node.class"), str_of(n->class_id));
     fact(n, STR("node.cpus"), str_of(n->fact_cpus));
     fact(n, STR("kubernetes.io/arch"),
          n->facts.arch == HARDWARE_ARCH_ARM64 ? STR("arm64") : STR("amd64"));
     fact(n, STR("cpu-model.vendor_id"), str_of(n->facts.vendor));
+    fact(n, STR(NODE_FACT_LLC), str_of(n->fact_llc));
+    fact(n, STR(NODE_FACT_MHZ), str_of(n->fact_mhz));
+    if (n->facts.microarch_level != 0) {
+        fact(n, STR(NODE_FACT_LEVEL), str_of(n->fact_level));
+    }
     for (int c = 0; c < HARDWARE_CAP_COUNT; c++) {
         const char *name = hardware_cap_name((enum hardware_cap)c);
         if (name != NULL && hardware_caps_has(&n->facts.usable, (enum hardware_cap)c)) {
@@ -418,7 +427,7 @@ static int probe(struct node *n, struct err *e)
     n->id32 = node_id_of(str_of(n->settings.node.name));
     n->ids.node = n->id32;
     facts_make(n);
-    return 0;
+    return node_learn_init(n, e);
 }
 
 static int make_parts(struct node *n, struct err *e)
@@ -543,6 +552,7 @@ void node_drain(struct node *n, uint64_t grace_ms, void (*on_drained)(void *arg)
 void node_reload(struct node *n, const struct settings *next)
 {
     n->settings = *next;
+    node_core_set_policy(n->core, (enum route_policy)next->routing.policy);
     job_store_set_retention(n->store, next->store.retention_ms, next->store.retention_bytes);
     loop_timer_start(&n->sample, next->telemetry.interval_ms, next->telemetry.interval_ms);
     if (n->said_hello) {
@@ -574,6 +584,7 @@ static void node_free(struct node *n)
     mem_free(n->placements);
     mem_free(n->lives);
     node_core_free(n->core);
+    node_learn_release(n);
     telemetry_metrics_free(n->metrics);
     n->runs_fd = fd_close(n->runs_fd);
     n->spool_fd = fd_close(n->spool_fd);

@@ -382,6 +382,7 @@ void node_placement_keep(struct node *n, const struct node_event *ev, const stru
     struct route_candidate candidates[PLACEMENT_CANDIDATES];
     struct route_verdict verdicts[PLACEMENT_CANDIDATES];
     struct route_decision decision = fx->decision;
+    struct route_request request = ev->request;
     size_t len = 0;
     struct json_w w;
 
@@ -397,7 +398,8 @@ void node_placement_keep(struct node *n, const struct node_event *ev, const stru
         verdicts[len++] = fx->verdicts[i];
     }
     json_w_init(&w, &out, false);
-    route_to_json(&w, &ev->request, candidates, len, verdicts, &decision);
+    request.policy = (enum route_policy)n->settings.routing.policy;
+    route_to_json(&w, &request, candidates, len, verdicts, &decision);
     char *text = buf_take(&out);
     if (text == NULL) {
         return;

@@ -293,6 +293,9 @@ struct node {
     struct settings settings;
     struct node_options opt;
     struct node_core *core;
+    struct route_learn *learn; /* what runs teach; the core asks it */
+    int health_told;           /* thousandths of ln(time) */
+    bool learn_said;           /* that a row was odd */
     struct job_store *store;
     struct image_store *images_store;
     struct sandbox_client *client;
@@ -368,7 +371,7 @@ struct node {
     unsigned retain_rounds;
 
     char labels[SETTINGS_LIST_MAX]; /* what route_facts points into */
-    char fact_cpus[16];
+    char fact_cpus[16], fact_llc[24], fact_mhz[16], fact_level[16];
     struct route_fact route_facts[NODE_FACTS_MAX];
     size_t route_facts_len;
 
@@ -543,6 +546,22 @@ bool node_guests_drained(struct node *n);
 void node_guests_free(struct node *n);
 void node_report_go(struct node_guest *g); /* the next step of telling the owner the end */
 void node_report_started(struct node_guest *g);
+
+/* -- uv_node_learn.c: what runs teach -- */
+enum { NODE_PROFILES_SHOWN = 1000 };
+int node_learn_init(struct node *n, struct err *e); /* after the facts are known */
+void node_learn_release(struct node *n);
+/* An attempt ended here, ours or a guest's. */
+void node_learn_ended(struct node *n, const struct run *run, const struct job_result *result,
+                      const struct telemetry_totals *totals);
+/* The limit of a run that is about to be accepted: what its job needed, unless its document asks
+ * for another than the default. */
+void node_learn_size(struct node *n, struct run *run);
+/* Rows of the table, of any node: as they are, or gone. */
+void node_learn_row(struct node *n, struct str origin, struct str key, struct str value);
+void node_learn_row_gone(struct node *n, struct str origin, struct str key);
+/* This node's own row, to the others. */
+void node_profile_publish(struct node *n, struct str key, struct str value);
 
 /* -- uv_node_clean.c: what nothing needs any more -- */
 void node_removal_add(struct node *n, struct ulid run, uint32_t attempt);

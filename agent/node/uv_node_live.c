@@ -558,6 +558,11 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
     telemetry_meter_end(l != NULL && l->stage == LIVE_RUNNING ? &l->meter : &fresh,
                         s->usage.end.has != 0 ? &s->usage.end : NULL, elapsed, &totals);
     node_result_of(&r, &totals, &result);
+    if (g != NULL) {
+        node_learn_ended(n, &g->run, &result, &totals);
+    } else if (job_core_run(node_core_jobs(n->core), s->run, &known)) {
+        node_learn_ended(n, &known, &result, &totals);
+    }
     if (l != NULL) {
         INSIST(l->answer == LIVE_NOTHING);
         if (g != NULL) {

@@ -219,6 +219,7 @@ static void with_document(struct node_request *r, const struct node_submit *s)
 
     r->id = ulid_next(&n->ids, (uint64_t)(now_us / 1000), sys_random_u64());
     job_make_run(r->doc->job, r->id, now_us, &r->run);
+    node_learn_size(n, &r->run);
     run_set_text(r->run.entry_node, sizeof r->run.entry_node, str_of(n->settings.node.name));
     r->run.trigger = (uint8_t)s->trigger;
     r->run.scheduled_us = s->scheduled_us;

@@ -63,8 +63,8 @@ static bool scored(const struct route_verdict *v)
     return v->kind == ROUTE_FIT || v->kind == ROUTE_BUSY;
 }
 
-/* What a cold start weighs: less, the more often the job has run, since the image stays warm for the
- * runs to come and a job seen n times will likely be seen n times more. */
+/* What a cold start weighs: less, the more often the job has run, since the image stays warm for
+ * the runs to come and a job seen n times will likely be seen n times more. */
 static uint64_t cold_cost(const struct route_candidate *c)
 {
     double runs = c->learned.runs > 0 ? c->learned.runs : 0;

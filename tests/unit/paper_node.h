@@ -305,6 +305,31 @@ void node_run_placement(struct node *n, struct ulid id, node_text_fn *fn, void *
     text_pend(n, "{\"basis\":\"local\"}", fn, arg);
 }
 
+void node_job_placement(struct node *n, struct str name, node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), name);
+    text_pend(n, "{\"basis\":\"learned\"}", fn, arg);
+}
+
+void node_profiles_json(struct node *n, struct json_w *w)
+{
+    (void)n;
+    json_w_obj(w);
+    json_w_end(w);
+}
+
+bool node_profile_json(struct node *n, struct str job, struct json_w *w)
+{
+    (void)n;
+    if (str_eqs(job, "nobody")) {
+        return false;
+    }
+    json_w_obj(w);
+    json_kv_str(w, "job", job);
+    json_w_end(w);
+    return true;
+}
+
 void node_status(struct node *n, node_text_fn *fn, void *arg)
 {
     text_pend(n, "{\"cluster\":{}}", fn, arg);
