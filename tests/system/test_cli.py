@@ -56,8 +56,8 @@ COMMANDS = [line.split()[0] for line in subprocess.run(
 
 def test_help_lists_commands():
     assert {"serve", "status", "submit", "jobs", "runs", "logs", "output", "inspect", "explain",
-            "profile", "top", "cancel", "retry", "apply", "push", "images", "nodes", "doctor", "config", "completion",
-            "version", "help"} <= set(COMMANDS)
+            "profile", "top", "cancel", "retry", "apply", "push", "images", "nodes", "doctor",
+            "config", "completion", "version", "help"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
