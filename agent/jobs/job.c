@@ -136,6 +136,7 @@ struct job *job_free(struct job *j)
         job_list_release(&j->env);
         job_list_release(&j->require);
         job_list_release(&j->egress);
+        job_list_release(&j->prefer);
         mem_free(j->workdir);
         mem_free(j->user);
         mem_free(j->triggers);
@@ -153,7 +154,8 @@ struct job *job_dup(const struct job *j)
     if (d == NULL) {
         return NULL;
     }
-    d->entrypoint = d->command = d->env = d->require = d->egress = (struct job_list){ 0 };
+    d->entrypoint = d->command = d->env = (struct job_list){ 0 };
+    d->require = d->prefer = d->egress = (struct job_list){ 0 };
     d->workdir = j->workdir != NULL ? mem_strdup(j->workdir) : NULL;
     d->user = j->user != NULL ? mem_strdup(j->user) : NULL;
     d->triggers = j->triggers != NULL ? mem_strdup(j->triggers) : NULL;
@@ -166,7 +168,7 @@ struct job *job_dup(const struct job *j)
         (d->callbacks == NULL) != (j->callbacks == NULL) ||
         list_dup(&j->entrypoint, &d->entrypoint) != 0 || list_dup(&j->command, &d->command) != 0 ||
         list_dup(&j->env, &d->env) != 0 || list_dup(&j->require, &d->require) != 0 ||
-        list_dup(&j->egress, &d->egress) != 0) {
+        list_dup(&j->egress, &d->egress) != 0 || list_dup(&j->prefer, &d->prefer) != 0) {
         return job_free(d);
     }
     return d;
@@ -276,6 +278,9 @@ void job_to_json(struct json_w *w, const struct job *j)
     }
     json_kv_u64(w, "priority", j->policy.priority);
     w_list(w, "require", &j->require);
+    if (j->prefer.n != 0) {
+        w_list(w, "prefer", &j->prefer);
+    }
     json_w_key(w, "labels");
     json_w_raw(w, str_of(j->labels[0] != '\0' ? j->labels : "{}"));
     if (j->triggers != NULL) {
@@ -337,6 +342,14 @@ static void make_command(const struct job_list *command, char dst[RUN_COMMAND_CA
         memcpy(memory + n, more + none, sizeof more - none);
         memcpy(dst, memory, n + sizeof more - none);
     }
+}
+
+/* "zone in (a, b)" is the one form with spaces. */
+bool job_requirement_ok(const char *text)
+{
+    return text[0] != '\0' && text[0] != '=' &&
+           (strpbrk(text, " \t\r\n") == NULL || strstr(text, " in ") != NULL ||
+            strstr(text, " in(") != NULL);
 }
 
 void job_make_run(const struct job *j, struct ulid id, int64_t now_us, struct run *ret)

@@ -498,23 +498,33 @@ static void f_priority(struct parse *p, const struct json *v)
     get_u32(p, "priority", v, JOB_PRIORITY_MAX, &p->j->policy.priority);
 }
 
-static void f_require(struct parse *p, const struct json *v)
+static void get_requirements(struct parse *p, const char *key, const struct json *v,
+                             struct job_list *dst)
 {
     struct job_list l = { 0 };
 
-    if (!get_list(p, "require", v, JOB_REQUIRE_MAX, JOB_REQUIRE_TEXT_MAX, &l)) {
+    if (!get_list(p, key, v, JOB_REQUIRE_MAX, JOB_REQUIRE_TEXT_MAX, &l)) {
         return;
     }
     for (size_t i = 0; i < l.n; i++) {
         char where[32];
-        if (l.v[i][0] == '\0' || l.v[i][0] == '=' || strpbrk(l.v[i], " \t\r\n") != NULL) {
-            (void)snprintf(where, sizeof where, "require[%zu]", i);
-            problem(p, where,
-                    "must be a capability such as \"cpu-cpuid.AESNI\" or \"label=value\"");
+        if (!job_requirement_ok(l.v[i])) {
+            (void)snprintf(where, sizeof where, "%s[%zu]", key, i);
+            problem(p, where, "must be a capability (\"cpu-cpuid.AESNI\") or \"label=value\"");
         }
     }
-    job_list_release(&p->j->require);
-    p->j->require = l;
+    job_list_release(dst);
+    *dst = l;
+}
+
+static void f_require(struct parse *p, const struct json *v)
+{
+    get_requirements(p, "require", v, &p->j->require);
+}
+
+static void f_prefer(struct parse *p, const struct json *v)
+{
+    get_requirements(p, "prefer", v, &p->j->prefer);
 }
 
 static bool label_ok(struct parse *p, const struct json *item)
@@ -766,6 +776,7 @@ static const struct field job_fields[] = {
     { "retries", f_retries, M_ALL },
     { "concurrency", f_concurrency, M_JOB },
     { "priority", f_priority, M_DEFINES },
+    { "prefer", f_prefer, M_ALL },
     { "require", f_require, M_ALL },
     { "labels", f_labels, M_ALL },
     { "triggers", f_triggers, M_JOB },

@@ -57,12 +57,13 @@ struct job {
     struct job_list command;
     struct job_list env; /* "NAME=value", sorted by name */
     struct job_list
-        require;     /* as agent/routing/routing.h describes; the form only is checked here */
-    bool has_egress; /* false: whatever the node does not close */
-    struct job_list egress;      /* with network nat: what may be reached (common/egress.h) */
-    char *workdir;               /* absolute; NULL: the image's */
-    char *user;                  /* NULL: the image's */
-    int stop_signal;             /* 0: the image's, else SIGTERM */
+        require; /* as agent/routing/routing.h describes; the form only is checked here */
+    struct job_list prefer; /* the same, but wishes: a node that meets more of them goes first */
+    bool has_egress;        /* false: whatever the node does not close */
+    struct job_list egress; /* with network nat: what may be reached (common/egress.h) */
+    char *workdir;          /* absolute; NULL: the image's */
+    char *user;             /* NULL: the image's */
+    int stop_signal;        /* 0: the image's, else SIGTERM */
     char labels[RUN_LABELS_CAP]; /* JSON object, sorted by name; "": none */
     struct run_limits limits;
     struct run_policy policy;

@@ -21,6 +21,8 @@ void job_list_release(struct job_list *l);
 /* Adds or replaces; keeps the list sorted by name. -ENOMEM. */
 int job_env_set(struct job_list *env, struct str name, struct str value);
 
+/* Has one entry of "require" or "prefer" the form of one, as far as it is looked at here? */
+bool job_requirement_ok(const char *text);
 /* Members of a document (job_parse_network.c), into *j. -EINVAL: *ret says what is wrong. -ENOMEM.
  */
 int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct job *j,

@@ -237,9 +237,14 @@ static void decide(struct node_core *c, const struct run *run, const struct rout
     struct node_peer load;
 
     node_core_load(c, &load);
+    if (run != NULL && run->queued_us != 0 && c->now_us > run->queued_us) {
+        req.waited_us = (uint64_t)(c->now_us - run->queued_us);
+    }
     c->candidates[0] = node_core_self(c);
     c->candidates[0].image_warm = image_warm;
-    c->candidates[0].wait_us = load.wait_us;
+    if (c->candidates[0].slots_free == 0) {
+        c->candidates[0].wait_us = load.wait_us;
+    }
     *ret_len = node_core_candidates(c, image);
     node_core_learned(c, run, &req, *ret_len);
     route_decide(&req, c->candidates, *ret_len, c->verdicts, ret);
@@ -455,6 +460,7 @@ void node_core_step(struct node_core *c, const struct node_event *ev, struct nod
     if (ev->job.now_ms > c->now_ms) {
         c->now_ms = ev->job.now_ms;
     }
+    c->now_us = ev->job.now_us;
     switch (ev->type) {
     case NODE_EV_JOB:
         job_event(c, &ev->job, fx);

@@ -8,39 +8,55 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
-void node_request_of(const struct run *run, const struct job *job,
-                     struct str require[JOB_REQUIRE_MAX], struct route_request *ret)
+void node_request_of(const struct run *run, const struct job *job, struct str texts[NODE_TEXTS_MAX],
+                     struct route_request *ret)
 {
     *ret = (struct route_request){ .memory_bytes = run->limits.memory_bytes,
                                    .cpu_milli = (uint32_t)run->limits.cpus_milli,
-                                   .require = require };
+                                   .require = texts,
+                                   .prefer = texts + JOB_REQUIRE_MAX };
     for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
-        require[i] = str_of(job->require.v[i]);
+        texts[i] = str_of(job->require.v[i]);
         ret->require_len = i + 1;
+    }
+    for (size_t i = 0; i < job->prefer.n && i < JOB_REQUIRE_MAX; i++) {
+        texts[JOB_REQUIRE_MAX + i] = str_of(job->prefer.v[i]);
+        ret->prefer_len = i + 1;
     }
 }
 
-int node_document_check(const struct job *job, struct job_problems *problems, struct err *e)
+/* One list of requirements; what is wrong is added to problems, the first to e. */
+static int requirements_check(const char *key, const struct job_list *list,
+                              struct job_problems *problems, struct err *e)
 {
     int rc = 0;
 
-    for (size_t i = 0; i < job->require.n; i++) {
+    for (size_t i = 0; i < list->n; i++) {
         struct err one = { .code = 0 };
-        if (route_require_check(str_of(job->require.v[i]), &one) == 0) {
+        if (route_require_check(str_of(list->v[i]), &one) == 0) {
             continue;
         }
         if (rc == 0) {
-            rc = err_say(e, -EINVAL, "require[%zu]: %s", i, err_text(&one));
+            rc = err_say(e, -EINVAL, "%s[%zu]: %s", key, i, err_text(&one));
         }
         if (problems->n < JOB_PROBLEMS_MAX) {
             struct job_problem *p = &problems->items[problems->n++];
-            (void)snprintf(p->field, sizeof(p->field), "require[%zu]", i);
+            (void)snprintf(p->field, sizeof(p->field), "%s[%zu]", key, i);
             (void)snprintf(p->detail, sizeof(p->detail), "%.150s", err_text(&one));
         } else {
             problems->more++;
         }
     }
     return rc;
+}
+
+int node_document_check(const struct job *job, struct job_problems *problems, struct err *e)
+{
+    struct err second = { .code = 0 };
+    int rc = requirements_check("require", &job->require, problems, e);
+    int rc2 = requirements_check("prefer", &job->prefer, problems, rc == 0 ? e : &second);
+
+    return rc != 0 ? rc : rc2;
 }
 
 /* What the agent itself puts into a run's environment. */

@@ -386,14 +386,17 @@ void node_placement_keep(struct node *n, const struct node_event *ev, const stru
     size_t len = 0;
     struct json_w w;
 
+    ptrdiff_t wanted = decision.chosen >= 0 ? decision.chosen : decision.hold;
+
     /* Of a large cluster: this node, the chosen one, and some of the others. */
     for (size_t i = 0; i < fx->candidates_len; i++) {
-        bool chosen = (ptrdiff_t)i == fx->decision.chosen;
-        bool later = !chosen && fx->decision.chosen > (ptrdiff_t)i;
+        bool is_it = (ptrdiff_t)i == wanted;
+        bool later = !is_it && wanted > (ptrdiff_t)i;
         if (len + (later ? 1 : 0) >= PLACEMENT_CANDIDATES) {
             continue;
         }
-        decision.chosen = chosen ? (ptrdiff_t)len : decision.chosen;
+        decision.chosen = is_it && decision.chosen >= 0 ? (ptrdiff_t)len : decision.chosen;
+        decision.hold = is_it && decision.hold >= 0 ? (ptrdiff_t)len : decision.hold;
         candidates[len] = fx->candidates[i];
         verdicts[len++] = fx->verdicts[i];
     }

@@ -369,7 +369,7 @@ void node_guest_offered(struct node *n, struct node_query *q, struct str from, s
         [NODE_GUEST_IMPOSSIBLE] = NODE_SAYS_IMPOSSIBLE,
     };
     struct node_offer o;
-    struct str require[JOB_REQUIRE_MAX];
+    struct str texts[NODE_TEXTS_MAX];
     struct err e = { .code = 0 };
 
     if (node_offer_parse(body, &o, &e) != 0) {
@@ -386,7 +386,7 @@ void node_guest_offered(struct node *n, struct node_query *q, struct str from, s
     } else {
         struct node_event ev = { .type = NODE_EV_GUEST,
                                  .job = { .id = o.run.id, .attempt = o.run.attempt } };
-        node_request_of(&o.run, o.job, require, &ev.request);
+        node_request_of(&o.run, o.job, texts, &ev.request);
         node_feed(n, &ev);
         if (n->last_guest == NODE_GUEST_TAKEN) {
             guest_take(n, q, &o, from);
@@ -535,7 +535,7 @@ static void load_one(void *arg, const char *name, struct str text)
     struct node *n = arg;
     struct str owner;
     struct node_offer o;
-    struct str require[JOB_REQUIRE_MAX];
+    struct str texts[NODE_TEXTS_MAX];
     struct err e = { .code = 0 };
 
     if (!str_split(&text, '\n', &owner) || owner.n == 0 || owner.n >= RUN_NODE_CAP ||
@@ -547,7 +547,7 @@ static void load_one(void *arg, const char *name, struct str text)
     if (node_guest_find(n, o.run.id) == NULL && n->guests.len < NODE_GUESTS_MAX) {
         struct node_event ev = { .type = NODE_EV_GUEST_BACK,
                                  .job = { .id = o.run.id, .attempt = o.run.attempt } };
-        node_request_of(&o.run, o.job, require, &ev.request);
+        node_request_of(&o.run, o.job, texts, &ev.request);
         node_feed(n, &ev);
         struct node_guest *g = guest_new(n, &o, owner);
         run_set_text(g->run.node, sizeof(g->run.node), str_of(n->settings.node.name));

@@ -207,7 +207,7 @@ bool node_profile_json(struct node *n, struct str job, struct json_w *w)
 static void what_if(struct node_query *q, const struct job *job)
 {
     struct node *n = q->node;
-    struct str require[JOB_REQUIRE_MAX];
+    struct str texts[NODE_TEXTS_MAX];
     struct node_effects fx = { .decided = false };
     struct route_request request;
     struct ulid id = { { 0 } };
@@ -218,7 +218,7 @@ static void what_if(struct node_query *q, const struct job *job)
     }
     job_make_run(job, id, sys_wall_us(), run);
     node_learn_size(n, run);
-    node_request_of(run, job, require, &request);
+    node_request_of(run, job, texts, &request);
     /* As if every node had the image: the question is for the times. */
     node_core_what_if(n->core, run, &request, 0, true, &fx);
     json_w_init(&q->json, &q->text, false);

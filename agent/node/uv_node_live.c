@@ -176,7 +176,7 @@ static struct node_image *image_find(struct node *n, const struct digest *d)
 static void ask_place(struct node_live *l)
 {
     struct node *n = l->node;
-    struct str require[JOB_REQUIRE_MAX];
+    struct str texts[NODE_TEXTS_MAX];
     struct node_event ev = { .type = NODE_EV_PLACE };
     const struct node_image *img = image_find(n, &l->run.image_digest);
     struct run now;
@@ -185,7 +185,7 @@ static void ask_place(struct node_live *l)
         node_live_answer(l, LIVE_NO_ROOM); /* it ends then */
         return;
     }
-    node_request_of(&l->run, l->doc->job, require, &ev.request);
+    node_request_of(&l->run, l->doc->job, texts, &ev.request);
     ev.image = node_image_hash(&l->run.image_digest);
     ev.image_warm = img != NULL && img->state == NODE_IMAGE_READY;
     ev.job.id = l->id;

@@ -162,17 +162,17 @@ static void keep_payload(struct node_request *r)
 
 static bool possible(struct node_request *r)
 {
-    struct str require[JOB_REQUIRE_MAX];
+    struct str texts[NODE_TEXTS_MAX];
     struct route_request req;
     struct route_verdict verdict;
 
-    node_request_of(&r->run, r->doc->job, require, &req);
+    node_request_of(&r->run, r->doc->job, texts, &req);
     if (node_core_possible(r->node->core, &req, &verdict)) {
         return true;
     }
     if (verdict.kind == ROUTE_REQUIREMENT) {
         node_request_fail(r, NODE_NO_MATCH, 0, NULL, "no node meets the requirement '%.*s'",
-                          STR_ARG(require[verdict.require_index]));
+                          STR_ARG(texts[verdict.require_index]));
     } else {
         node_request_fail(r, NODE_NO_MATCH, 0, NULL, "no node is large enough: %s",
                           verdict.kind == ROUTE_TOO_MUCH_MEMORY ? "memory" : "cpus");

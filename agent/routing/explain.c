@@ -35,6 +35,7 @@ const char *route_basis_name(enum route_basis basis)
         [ROUTE_BASIS_LEAST_LOADED] = "least_loaded",
         [ROUTE_BASIS_POWER_OF_TWO] = "power_of_two",
         [ROUTE_BASIS_RANDOM] = "random",
+        [ROUTE_BASIS_HOLD] = "hold",
     };
 
     REQUIRE((size_t)basis < ARRAY_LEN(names));
@@ -141,6 +142,9 @@ void route_to_json(struct json_w *w, const struct route_request *req,
         json_w_str(w, candidates[decision->chosen].node);
     } else {
         json_w_null(w);
+    }
+    if (decision->hold >= 0 && decision->basis == ROUTE_BASIS_HOLD) {
+        json_kv_str(w, "waits_for", candidates[decision->hold].node);
     }
     json_kv_bool(w, "possible", decision->possible);
     json_w_key(w, "candidates");

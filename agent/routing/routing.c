@@ -171,12 +171,43 @@ static ptrdiff_t best_of(const struct route_request *req, const struct route_can
     return best;
 }
 
+/* Is there a busy node so much better than the best with room that waiting for it pays? By a
+ * quarter at least, and as long as the wait so far is less than the gain. */
+static ptrdiff_t worth_waiting(const struct route_request *req, const struct route_candidate *c,
+                               size_t n, const struct route_verdict *v, size_t chosen)
+{
+    ptrdiff_t best = -1;
+
+    if (req->may_queue || c[chosen].run_us == 0) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        /* A busy node that does not say for how long is not waited for. */
+        if (v[i].kind == ROUTE_BUSY && c[i].run_us != 0 && c[i].wait_us != 0 &&
+            v[i].preferred >= v[chosen].preferred &&
+            (best < 0 || before(c, v, i, (size_t)best, false))) {
+            best = (ptrdiff_t)i;
+        }
+    }
+    if (best < 0 || v[best].score_us > v[chosen].score_us - v[chosen].score_us / 4 ||
+        v[best].score_us > v[chosen].score_us) {
+        return -1;
+    }
+    return req->waited_us < v[chosen].score_us - v[best].score_us ? best : -1;
+}
+
 /* The learned choice, and on what ground. */
 static void choose_learned(const struct route_request *req, const struct route_candidate *c,
                            size_t n, const struct route_verdict *v, struct route_decision *d)
 {
     d->chosen = best_of(req, c, n, v, false);
     if (d->chosen < 0) {
+        return;
+    }
+    d->hold = worth_waiting(req, c, n, v, (size_t)d->chosen);
+    if (d->hold >= 0) {
+        d->chosen = -1;
+        d->basis = ROUTE_BASIS_HOLD;
         return;
     }
     const struct route_verdict *best = &v[d->chosen];
@@ -254,7 +285,7 @@ static void choose_drawn(const struct route_request *req, const struct route_can
 void route_decide(const struct route_request *req, const struct route_candidate *candidates,
                   size_t candidates_len, struct route_verdict *verdicts, struct route_decision *ret)
 {
-    struct route_decision d = { .chosen = -1, .basis = ROUTE_BASIS_NONE };
+    struct route_decision d = { .chosen = -1, .hold = -1, .basis = ROUTE_BASIS_NONE };
     size_t passed = 0;
     bool required = false;
 
@@ -279,8 +310,10 @@ void route_decide(const struct route_request *req, const struct route_candidate 
         choose_drawn(req, candidates, candidates_len, verdicts, &d);
         break;
     }
-    if (d.chosen < 0) {
+    if (d.chosen < 0 && d.hold < 0) {
         d.basis = ROUTE_BASIS_NONE;
+    } else if (d.chosen < 0) {
+        d.basis = ROUTE_BASIS_HOLD;
     } else if (passed == 1 && required) {
         d.basis = ROUTE_BASIS_REQUIRE;
     }

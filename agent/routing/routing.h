@@ -84,8 +84,11 @@ enum route_policy { ROUTE_LEARNED, ROUTE_LEAST_LOADED, ROUTE_POWER_OF_TWO, ROUTE
 
 struct route_request {
     enum route_policy policy;
-    struct rng *rng;  /* breaks ties and draws; NULL: ties go by name, draws by a fixed seed */
-    bool may_queue;   /* a busy node may be chosen: the run waits there */
+    struct rng *rng; /* breaks ties and draws; NULL: ties go by name, draws by a fixed seed */
+    bool may_queue;  /* a busy node may be chosen: the run waits there */
+    /* This run has waited so long already. It goes on waiting for a busy node only while that node
+     * promises more than the wait has cost; UINT64_MAX: it takes what there is. */
+    uint64_t waited_us;
     bool probed_only; /* only probed candidates and the local one may be chosen */
     uint64_t memory_bytes;
     uint32_t cpu_milli; /* 0: no quota asked */
@@ -132,10 +135,12 @@ enum route_basis {
     ROUTE_BASIS_LEAST_LOADED,
     ROUTE_BASIS_POWER_OF_TWO,
     ROUTE_BASIS_RANDOM,
+    ROUTE_BASIS_HOLD, /* nobody yet: a busy node is so much better that waiting for it pays */
 };
 
 struct route_decision {
     ptrdiff_t chosen; /* index of a candidate with ROUTE_FIT (may_queue: or ROUTE_BUSY), or -1 */
+    ptrdiff_t hold;   /* with ROUTE_BASIS_HOLD: the node that is worth waiting for; else -1 */
     bool possible;    /* some candidate could ever take it: waiting makes sense */
     enum route_basis basis;
 };

@@ -80,10 +80,10 @@ static void goal(const char *what, const struct spread *s, double bound, bool at
     (void)fflush(stdout);
 }
 
-static void configure(const struct options *o, uint64_t seed, enum sim_policy policy,
-                      struct sim_config *c)
+static void configure(const struct options *o, uint64_t seed, enum rsim_policy policy,
+                      struct rsim_config *c)
 {
-    sim_config_default(c, seed, policy);
+    rsim_config_default(c, seed, policy);
     c->runs = o->runs;
     c->runs_warm = o->runs / 3;
 }
@@ -92,10 +92,10 @@ static void configure(const struct options *o, uint64_t seed, enum sim_policy po
 
 static void policies(const struct options *o, struct plot *plot)
 {
-    static struct sim_config c;
-    struct spread mean[SIM_POLICIES] = { 0 };
-    struct spread p99[SIM_POLICIES] = { 0 };
-    struct spread cpu[SIM_POLICIES] = { 0 };
+    static struct rsim_config c;
+    struct spread mean[RSIM_POLICIES] = { 0 };
+    struct spread p99[RSIM_POLICIES] = { 0 };
+    struct spread cpu[RSIM_POLICIES] = { 0 };
     struct spread oracle = { .n = 0 };
     struct spread ll[2] = { 0 };
     struct spread jsq[2] = { 0 };
@@ -105,26 +105,26 @@ static void policies(const struct options *o, struct plot *plot)
                  o->seeds, (unsigned long long)o->runs, "policy", "mean slowdown", "p99 slowdown",
                  "CPU seconds");
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r[SIM_POLICIES];
-        for (int p = 0; p < SIM_POLICIES; p++) {
-            configure(o, seed, (enum sim_policy)p, &c);
-            sim_run(&c, &r[p]);
+        struct rsim_result r[RSIM_POLICIES];
+        for (int p = 0; p < RSIM_POLICIES; p++) {
+            configure(o, seed, (enum rsim_policy)p, &c);
+            rsim_run(&c, &r[p]);
             spread_add(&mean[p], r[p].slowdown_mean);
             spread_add(&p99[p], r[p].slowdown_p99);
             spread_add(&cpu[p], r[p].cpu_s);
         }
-        spread_add(&oracle, r[SIM_LEARNED].slowdown_mean / r[SIM_ORACLE].slowdown_mean - 1);
-        spread_add(&ll[0], r[SIM_LEAST_LOADED].slowdown_mean / r[SIM_LEARNED].slowdown_mean);
-        spread_add(&ll[1], r[SIM_LEAST_LOADED].slowdown_p99 / r[SIM_LEARNED].slowdown_p99);
-        spread_add(&jsq[0], r[SIM_JSQ].slowdown_mean / r[SIM_LEARNED].slowdown_mean);
-        spread_add(&jsq[1], r[SIM_JSQ].slowdown_p99 / r[SIM_LEARNED].slowdown_p99);
+        spread_add(&oracle, r[RSIM_LEARNED].slowdown_mean / r[RSIM_ORACLE].slowdown_mean - 1);
+        spread_add(&ll[0], r[RSIM_LEAST_LOADED].slowdown_mean / r[RSIM_LEARNED].slowdown_mean);
+        spread_add(&ll[1], r[RSIM_LEAST_LOADED].slowdown_p99 / r[RSIM_LEARNED].slowdown_p99);
+        spread_add(&jsq[0], r[RSIM_JSQ].slowdown_mean / r[RSIM_LEARNED].slowdown_mean);
+        spread_add(&jsq[1], r[RSIM_JSQ].slowdown_p99 / r[RSIM_LEARNED].slowdown_p99);
     }
-    for (int p = 0; p < SIM_POLICIES; p++) {
+    for (int p = 0; p < RSIM_POLICIES; p++) {
         (void)printf("  %-14s %7.2f (%.2f to %.2f) %9.2f (%.2f to %.2f) %12.0f\n",
-                     sim_policy_name((enum sim_policy)p), spread_mean(&mean[p]),
+                     rsim_policy_name((enum rsim_policy)p), spread_mean(&mean[p]),
                      spread_least(&mean[p]), spread_most(&mean[p]), spread_mean(&p99[p]),
                      spread_least(&p99[p]), spread_most(&p99[p]), spread_mean(&cpu[p]));
-        plot_bar(plot, sim_policy_name((enum sim_policy)p), spread_mean(&mean[p]),
+        plot_bar(plot, rsim_policy_name((enum rsim_policy)p), spread_mean(&mean[p]),
                  spread_mean(&p99[p]));
     }
     (void)printf("\n  %-58s %9s  %9s  %s\n", "figure", "goal", "measured", "(least to most)");
@@ -133,13 +133,15 @@ static void policies(const struct options *o, struct plot *plot)
     goal("least-loaded / learned: p99 slowdown", &ll[1], 4, false, "x");
     goal("fresh JSQ / learned: mean slowdown", &jsq[0], 1.3, false, "x");
     goal("fresh JSQ / learned: p99 slowdown", &jsq[1], 3, false, "x");
+    (void)printf("    (the prophet, who knows what every run will take, reaches %.2fx here)\n",
+                 spread_mean(&p99[RSIM_JSQ]) / spread_mean(&p99[RSIM_PROPHET]));
 }
 
 /* The largest load at which p99 slowdown stays at 10 or less. */
-static double carried(const struct options *o, uint64_t seed, enum sim_policy policy)
+static double carried(const struct options *o, uint64_t seed, enum rsim_policy policy)
 {
-    static struct sim_config c;
-    struct sim_result r;
+    static struct rsim_config c;
+    struct rsim_result r;
     double low = 0.1;
     double high = 2.5;
 
@@ -148,7 +150,7 @@ static double carried(const struct options *o, uint64_t seed, enum sim_policy po
         c.runs = o->runs / 2;
         c.runs_warm = c.runs / 3;
         c.load = (low + high) / 2;
-        sim_run(&c, &r);
+        rsim_run(&c, &r);
         if (r.slowdown_p99 <= 10) {
             low = c.load;
         } else {
@@ -164,9 +166,9 @@ static void load_carried(const struct options *o)
     struct spread learned = { .n = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds && seed <= 3; seed++) {
-        double ours = carried(o, seed, SIM_LEARNED);
+        double ours = carried(o, seed, RSIM_LEARNED);
         spread_add(&learned, ours);
-        spread_add(&ratio, ours / carried(o, seed, SIM_LEAST_LOADED));
+        spread_add(&ratio, ours / carried(o, seed, RSIM_LEAST_LOADED));
     }
     goal("load carried at p99 slowdown <= 10, against least-loaded", &ratio, 1.6, false, "x");
     (void)printf("    (learned carries %.2f of what random placement could use up)\n",
@@ -175,15 +177,15 @@ static void load_carried(const struct options *o)
 
 static void identical(const struct options *o)
 {
-    static struct sim_config c;
+    static struct rsim_config c;
     struct spread s = { .n = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r[2];
+        struct rsim_result r[2];
         for (int p = 0; p < 2; p++) {
-            configure(o, seed, p == 0 ? SIM_LEARNED : SIM_JSQ, &c);
+            configure(o, seed, p == 0 ? RSIM_LEARNED : RSIM_JSQ, &c);
             c.classes = 1;
-            sim_run(&c, &r[p]);
+            rsim_run(&c, &r[p]);
         }
         spread_add(&s, r[0].slowdown_mean / r[1].slowdown_mean - 1);
     }
@@ -192,7 +194,7 @@ static void identical(const struct options *o)
 
 /* ---- learning ---- */
 
-static double regret_between(const struct sim_result *r, size_t from, size_t to)
+static double regret_between(const struct rsim_result *r, size_t from, size_t to)
 {
     double sum = 0;
     double n = 0;
@@ -207,24 +209,24 @@ static double regret_between(const struct sim_result *r, size_t from, size_t to)
 /* Every third job type is unknown to a cluster that knows the others. */
 static void new_jobs(const struct options *o, struct plot *plot)
 {
-    static struct sim_config c;
+    static struct rsim_config c;
     struct spread early = { .n = 0 };
     struct spread late = { .n = 0 };
-    struct sim_result all = { .measured = 0 };
+    struct rsim_result all = { .measured = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r;
-        configure(o, seed, SIM_LEARNED, &c);
+        struct rsim_result r;
+        configure(o, seed, RSIM_LEARNED, &c);
         c.load = 0.5;
         double second = 1e6;
         for (size_t i = 0; i < c.jobs; i += 3) {
             c.job[i].from_us = (uint64_t)((20 + 3 * (double)i) * second);
         }
         c.runs_warm = 100;
-        sim_run(&c, &r);
+        rsim_run(&c, &r);
         spread_add(&early, regret_between(&r, 10, 19));
         spread_add(&late, regret_between(&r, 20, 39));
-        for (size_t i = 0; i < SIM_REGRET_MAX; i++) {
+        for (size_t i = 0; i < RSIM_REGRET_MAX; i++) {
             all.regret_by_run[i] += r.regret_by_run[i] * (double)r.regret_runs[i];
             all.regret_runs[i] += r.regret_runs[i];
         }
@@ -232,7 +234,7 @@ static void new_jobs(const struct options *o, struct plot *plot)
     goal("new job in a warm cluster: regret in its runs 11-20", &early, 0.08, true, "%");
     goal("new job in a warm cluster: regret in its runs 21-40", &late, 0.05, true, "%");
     (void)printf("    regret by run number, percent:");
-    for (size_t i = 0; i < SIM_REGRET_MAX; i++) {
+    for (size_t i = 0; i < RSIM_REGRET_MAX; i++) {
         double v =
             100 * all.regret_by_run[i] / (double)(all.regret_runs[i] > 0 ? all.regret_runs[i] : 1);
         plot_point(plot, i + 1, v);
@@ -245,18 +247,18 @@ static void new_jobs(const struct options *o, struct plot *plot)
 
 static void slowed(const struct options *o)
 {
-    static struct sim_config c;
+    static struct rsim_config c;
     struct spread s = { .n = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r;
-        struct sim_result calm;
-        configure(o, seed, SIM_LEARNED, &c);
+        struct rsim_result r;
+        struct rsim_result calm;
+        configure(o, seed, RSIM_LEARNED, &c);
         c.load = 0.5;
-        sim_run(&c, &calm);
+        rsim_run(&c, &calm);
         c.slow_us = (uint64_t)(calm.end_s * 0.4e6);
         c.slow_factor = 2;
-        sim_run(&c, &r);
+        rsim_run(&c, &r);
         spread_add(&s, r.regret_last - calm.regret_last);
     }
     goal("one node slowed 2x: lasting regret (above without)", &s, 0.02, true, "%");
@@ -265,20 +267,20 @@ static void slowed(const struct options *o)
 /* A third of the jobs turn round: what AES was to them, SHA is from then on. */
 static void drift(const struct options *o)
 {
-    static struct sim_config c;
+    static struct rsim_config c;
     struct spread s = { .n = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r;
-        struct sim_result calm;
-        configure(o, seed, SIM_LEARNED, &c);
-        sim_run(&c, &calm);
+        struct rsim_result r;
+        struct rsim_result calm;
+        configure(o, seed, RSIM_LEARNED, &c);
+        rsim_run(&c, &calm);
         c.drift_us = (uint64_t)(calm.end_s * 0.4e6);
         for (size_t i = 0; i < c.jobs; i += 3) {
             c.job[i].later[1] = c.job[i].weight[2];
             c.job[i].later[2] = c.job[i].weight[1];
         }
-        sim_run(&c, &r);
+        rsim_run(&c, &r);
         spread_add(&s, r.regret_last);
     }
     (void)printf("    a third of the jobs change their nature: regret at the end %.1f %%\n",
@@ -287,19 +289,19 @@ static void drift(const struct options *o)
 
 static void new_class(const struct options *o)
 {
-    static struct sim_config c;
+    static struct rsim_config c;
     struct spread before = { .n = 0 };
     struct spread after = { .n = 0 };
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_result r;
-        struct sim_result calm;
-        configure(o, seed, SIM_LEARNED, &c);
+        struct rsim_result r;
+        struct rsim_result calm;
+        configure(o, seed, RSIM_LEARNED, &c);
         c.load = 0.5;
         c.join_us = UINT64_MAX; /* never */
-        sim_run(&c, &calm);
+        rsim_run(&c, &calm);
         c.join_us = (uint64_t)(calm.end_s * 0.5e6);
-        sim_run(&c, &r);
+        rsim_run(&c, &r);
         spread_add(&before, calm.slowdown_mean);
         spread_add(&after, r.regret_last);
     }
@@ -311,26 +313,26 @@ static void new_class(const struct options *o)
 
 static void azure(const struct options *o)
 {
-    static struct sim_config c;
-    static struct sim_memory_job memory[SIM_JOBS_MAX];
+    static struct rsim_config c;
+    static struct rsim_memory_job memory[RSIM_JOBS_MAX];
     struct spread slack = { .n = 0 };
     struct spread kills = { .n = 0 };
     struct spread mean[3] = { 0 };
-    static const enum sim_policy shown[] = { SIM_LEARNED, SIM_LEAST_LOADED, SIM_POWER_OF_TWO };
+    static const enum rsim_policy shown[] = { RSIM_LEARNED, RSIM_LEAST_LOADED, RSIM_POWER_OF_TWO };
     bool real = false;
 
     for (unsigned seed = 1; seed <= o->seeds; seed++) {
-        struct sim_memory_result m;
+        struct rsim_memory_result m;
         for (size_t p = 0; p < ARRAY_LEN(shown); p++) {
-            struct sim_result r;
+            struct rsim_result r;
             configure(o, seed, shown[p], &c);
             size_t n = bench_trace(o->data, seed, &c, memory, &real);
             if (p == 0) {
-                sim_memory(memory, n, 3 * o->runs, seed, &m);
+                rsim_memory(memory, n, 3 * o->runs, seed, &m);
                 spread_add(&slack, 1 - m.need_bytes / m.limit_bytes);
                 spread_add(&kills, 1000 * (double)m.kills / (double)m.runs);
             }
-            sim_run(&c, &r);
+            rsim_run(&c, &r);
             spread_add(&mean[p], r.response_mean_s);
         }
     }

@@ -54,13 +54,13 @@ static double above(double v, double low)
     return v > low ? v : low;
 }
 
-static size_t read_durations(FILE *f, struct table *t, struct sim_config *c,
-                             struct sim_memory_job *memory)
+static size_t read_durations(FILE *f, struct table *t, struct rsim_config *c,
+                             struct rsim_memory_job *memory)
 {
     size_t n = 0;
 
-    while (n < SIM_JOBS_MAX && next_line(f, t)) {
-        struct sim_job *j = &c->job[n];
+    while (n < RSIM_JOBS_MAX && next_line(f, t)) {
+        struct rsim_job *j = &c->job[n];
         (void)snprintf(memory[n].name, sizeof memory[n].name, "%.*s", HASH_CHARS, t->field[2]);
         j->quantiles = true;
         double last = -7;
@@ -73,7 +73,7 @@ static size_t read_durations(FILE *f, struct table *t, struct sim_config *c,
     return n;
 }
 
-static size_t find(const struct sim_memory_job *memory, size_t n, const char *hash)
+static size_t find(const struct rsim_memory_job *memory, size_t n, const char *hash)
 {
     size_t i = 0;
 
@@ -83,7 +83,7 @@ static size_t find(const struct sim_memory_job *memory, size_t n, const char *ha
     return i;
 }
 
-static size_t read_sample(const char *dir, struct sim_config *c, struct sim_memory_job *memory)
+static size_t read_sample(const char *dir, struct rsim_config *c, struct rsim_memory_job *memory)
 {
     static const double at[] = { 0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 1 };
     struct table *t = malloc(sizeof *t);
@@ -131,7 +131,7 @@ static size_t read_sample(const char *dir, struct sim_config *c, struct sim_memo
 
 /* Published quantiles over functions: duration p25/50/75/99 84/396/2,984/146,627 ms (cut at a
  * minute here), memory p50/p95 56/204 MB; the first function makes most of the calls. */
-static size_t draw_sample(uint64_t seed, struct sim_config *c, struct sim_memory_job *memory)
+static size_t draw_sample(uint64_t seed, struct rsim_config *c, struct rsim_memory_job *memory)
 {
     enum { FUNCTIONS = 100 };
     static const double spread[] = { -2, -1.4, -0.3, 0, 0.3, 1.4, 2 };
@@ -139,7 +139,7 @@ static size_t draw_sample(uint64_t seed, struct sim_config *c, struct sim_memory
 
     rng_init(&r, seed ^ 0x617a);
     for (size_t i = 0; i < FUNCTIONS; i++) {
-        struct sim_job *j = &c->job[i];
+        struct rsim_job *j = &c->job[i];
         double median = route_ln(0.396) + 2.2 * route_normal(&r);
         median = median > 3 ? 3 : median < -6 ? -6 : median;
         j->quantiles = true;
@@ -151,21 +151,21 @@ static size_t draw_sample(uint64_t seed, struct sim_config *c, struct sim_memory
         memory[i].points = 7;
         double middle = route_exp(route_ln(56) + 0.78 * route_normal(&r));
         for (size_t k = 0; k < 7; k++) {
-            memory[i].at[k] = sim_quantile_at(k);
+            memory[i].at[k] = rsim_quantile_at(k);
             memory[i].mib[k] = middle * route_exp(spread[k] * 0.15);
         }
     }
     return FUNCTIONS;
 }
 
-size_t bench_trace(const char *dir, uint64_t seed, struct sim_config *c,
-                   struct sim_memory_job *memory, bool *ret_real)
+size_t bench_trace(const char *dir, uint64_t seed, struct rsim_config *c,
+                   struct rsim_memory_job *memory, bool *ret_real)
 {
-    struct sim_job kinds[30];
+    struct rsim_job kinds[30];
     size_t n;
 
     memcpy(kinds, c->job, sizeof kinds);
-    memset(memory, 0, SIM_JOBS_MAX * sizeof *memory);
+    memset(memory, 0, RSIM_JOBS_MAX * sizeof *memory);
     memset(c->job, 0, sizeof c->job);
     n = dir != NULL ? read_sample(dir, c, memory) : 0;
     *ret_real = n > 0;
@@ -173,7 +173,7 @@ size_t bench_trace(const char *dir, uint64_t seed, struct sim_config *c,
         n = draw_sample(seed, c, memory);
     }
     for (size_t i = 0; i < n; i++) {
-        struct sim_job *j = &c->job[i];
+        struct rsim_job *j = &c->job[i];
         memcpy(j->weight, kinds[i % 30].weight, sizeof j->weight);
         memcpy(j->later, j->weight, sizeof j->later);
         memcpy(j->residual, kinds[i % 30].residual, sizeof j->residual);

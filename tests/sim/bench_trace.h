@@ -4,10 +4,10 @@
 
 #include "tests/sim/route_sim.h"
 
-/* Times and popularities of up to SIM_JOBS_MAX functions into c (what each gains by which feature
+/* Times and popularities of up to RSIM_JOBS_MAX functions into c (what each gains by which feature
  * stays as it is there, repeated), and their memory. dir NULL or without the files: synthetic.
  * Returns the number of functions; *ret_real says whether the sample was read. */
-size_t bench_trace(const char *dir, uint64_t seed, struct sim_config *c,
-                   struct sim_memory_job *memory, bool *ret_real);
+size_t bench_trace(const char *dir, uint64_t seed, struct rsim_config *c,
+                   struct rsim_memory_job *memory, bool *ret_real);
 
 #endif

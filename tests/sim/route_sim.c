@@ -30,12 +30,12 @@ struct run {
 struct node {
     char name[8];
     unsigned class_at;
-    struct route_learn *learn; /* SIM_LEARNED */
+    struct route_learn *learn; /* RSIM_LEARNED */
     struct run *slot[SLOTS_MAX];
     uint64_t ends_us[SLOTS_MAX];
     struct run *queue[QUEUE_MAX];
     size_t queue_len;
-    bool warm[SIM_JOBS_MAX];
+    bool warm[RSIM_JOBS_MAX];
     /* What the others know: taken every gossip period, seen one period later. */
     uint64_t told_wait_us, told_at_us;
     unsigned told_free, told_queued;
@@ -43,34 +43,34 @@ struct node {
     uint16_t dirty[DIRTY_MAX]; /* jobs whose row changed since the last round */
     size_t dirty_len;
     /* Own dispatches by target since the target told. */
-    uint64_t sent_us[SIM_NODES_MAX];
-    unsigned sent[SIM_NODES_MAX];
+    uint64_t sent_us[RSIM_NODES_MAX];
+    unsigned sent[RSIM_NODES_MAX];
 };
 
 struct sim {
-    const struct sim_config *c;
+    const struct rsim_config *c;
     struct rng arrivals, choice;
-    struct node node[SIM_NODES_MAX];
+    struct node node[RSIM_NODES_MAX];
     uint64_t now_us, next_arrival_us, next_gossip_us;
     unsigned next_gossip;
     uint64_t arrived, ended, late_count;
-    uint32_t number[SIM_JOBS_MAX];
+    uint32_t number[RSIM_JOBS_MAX];
     double rate_us; /* mean gap of arrivals */
     struct run *runs;
     double *slowdown;
-    double base_mean[SIM_JOBS_MAX]; /* of ln seconds */
-    int oracle_by;                  /* enum wait_by */
+    double base_mean[RSIM_JOBS_MAX]; /* of ln seconds */
+    int oracle_by;                   /* enum wait_by */
     size_t slowdown_len;
     double regret, regret_last;
     uint64_t regret_n, regret_last_n;
     double busy_us;
     uint64_t best;
-    struct sim_result *r;
+    struct rsim_result *r;
 };
 
 static bool joined(const struct sim *s, const struct node *n)
 {
-    return s->c->join_us == 0 || n->class_at != SIM_CLASSES - 1 || s->now_us >= s->c->join_us;
+    return s->c->join_us == 0 || n->class_at != RSIM_CLASSES - 1 || s->now_us >= s->c->join_us;
 }
 
 /* The run's time there: with its own luck, or as it is to be expected. */
@@ -78,7 +78,7 @@ static uint64_t truth_us(const struct sim *s, const struct run *r, const struct 
 {
     bool later = s->c->drift_us != 0 && s->now_us >= s->c->drift_us;
     double y = (luck ? r->base : s->base_mean[r->job]) +
-               sim_affinity(&s->c->job[r->job], n->class_at, later);
+               rsim_affinity(&s->c->job[r->job], n->class_at, later);
 
     if (s->c->slow_us != 0 && s->now_us >= s->c->slow_us && n == &s->node[0]) {
         y += route_ln(s->c->slow_factor);
@@ -226,7 +226,7 @@ static void candidate_of(const struct sim *s, const struct node *entry, const st
 {
     const struct node *n = &s->node[i];
     bool here = n == entry;
-    bool exact = s->c->policy == SIM_ORACLE || s->c->policy == SIM_PROPHET;
+    bool exact = s->c->policy == RSIM_ORACLE || s->c->policy == RSIM_PROPHET;
 
     *c = (struct route_candidate){
         .node = str_of(n->name),
@@ -237,8 +237,8 @@ static void candidate_of(const struct sim *s, const struct node *entry, const st
         .memory_free_bytes = 1,
         .slots = s->c->slots,
         .cold_us = COLD_US,
-        .class_id = str_of(sim_class_id(n->class_at)),
-        .features = *sim_class_features(n->class_at),
+        .class_id = str_of(rsim_class_id(n->class_at)),
+        .features = *rsim_class_features(n->class_at),
         .probed = fresh || here,
     };
     if (fresh || here || exact) {
@@ -285,27 +285,27 @@ static void probe(const struct sim *s, const struct route_request *req, struct r
 static unsigned choose(struct sim *s, struct node *entry, struct run *r)
 {
     static const enum route_policy policies[] = {
-        [SIM_LEARNED] = ROUTE_LEARNED,           [SIM_ORACLE] = ROUTE_LEARNED,
-        [SIM_JSQ] = ROUTE_LEAST_LOADED,          [SIM_LEAST_LOADED] = ROUTE_LEAST_LOADED,
-        [SIM_POWER_OF_TWO] = ROUTE_POWER_OF_TWO, [SIM_RANDOM] = ROUTE_RANDOM,
+        [RSIM_LEARNED] = ROUTE_LEARNED,           [RSIM_ORACLE] = ROUTE_LEARNED,
+        [RSIM_JSQ] = ROUTE_LEAST_LOADED,          [RSIM_LEAST_LOADED] = ROUTE_LEAST_LOADED,
+        [RSIM_POWER_OF_TWO] = ROUTE_POWER_OF_TWO, [RSIM_RANDOM] = ROUTE_RANDOM,
     };
-    struct route_candidate c[SIM_NODES_MAX];
-    struct route_verdict v[SIM_NODES_MAX];
+    struct route_candidate c[RSIM_NODES_MAX];
+    struct route_verdict v[RSIM_NODES_MAX];
     struct route_decision d;
     struct route_request req = { .policy = policies[s->c->policy],
                                  .rng = &s->choice,
                                  .may_queue = true };
-    bool fresh = s->c->policy == SIM_JSQ || s->c->policy == SIM_POWER_OF_TWO;
+    bool fresh = s->c->policy == RSIM_JSQ || s->c->policy == RSIM_POWER_OF_TWO;
     char name[12];
 
     for (unsigned i = 0; i < s->c->nodes; i++) {
         candidate_of(s, entry, r, i, fresh, &c[i]);
-        if (s->c->policy == SIM_ORACLE || s->c->policy == SIM_PROPHET) {
+        if (s->c->policy == RSIM_ORACLE || s->c->policy == RSIM_PROPHET) {
             c[i].run_us = c[i].learned.mean_us =
                 truth_us(s, r, &s->node[i], s->oracle_by == WAIT_EXACT);
         }
     }
-    if (s->c->policy == SIM_LEARNED) {
+    if (s->c->policy == RSIM_LEARNED) {
         size_t len = job_name(r->job, name);
         route_learn_predict(entry->learn, (struct str){ name, len }, 1, &s->choice, c, s->c->nodes);
         probe(s, &req, c, v);
@@ -321,8 +321,8 @@ static unsigned choose(struct sim *s, struct node *entry, struct run *r)
 static double regret_of(struct sim *s, const struct node *entry, const struct run *r,
                         unsigned chosen)
 {
-    struct route_candidate c[SIM_NODES_MAX];
-    struct route_verdict v[SIM_NODES_MAX];
+    struct route_candidate c[RSIM_NODES_MAX];
+    struct route_verdict v[RSIM_NODES_MAX];
     struct route_decision d;
     struct route_request req = { .may_queue = true };
 
@@ -340,7 +340,7 @@ static double regret_of(struct sim *s, const struct node *entry, const struct ru
 static void note_regret(struct sim *s, const struct node *entry, const struct run *r,
                         unsigned chosen)
 {
-    if (s->c->policy != SIM_LEARNED || !r->measured) {
+    if (s->c->policy != RSIM_LEARNED || !r->measured) {
         return;
     }
     double regret = regret_of(s, entry, r, chosen);
@@ -350,7 +350,7 @@ static void note_regret(struct sim *s, const struct node *entry, const struct ru
         s->regret_last += regret;
         s->regret_last_n++;
     }
-    if (s->c->job[r->job].from_us > 0 && r->number < SIM_REGRET_MAX) {
+    if (s->c->job[r->job].from_us > 0 && r->number < RSIM_REGRET_MAX) {
         s->r->regret_by_run[r->number] += regret;
         s->r->regret_runs[r->number]++;
     }
@@ -402,7 +402,7 @@ static void arrive(struct sim *s)
 
     *r = (struct run){ .arrived_us = s->now_us,
                        .job = job,
-                       .base = sim_draw_base(&s->c->job[job], &s->arrivals),
+                       .base = rsim_draw_base(&s->c->job[job], &s->arrivals),
                        .number = s->number[job]++,
                        .measured = s->arrived >= s->c->runs_warm };
     unsigned entry;
@@ -530,7 +530,7 @@ static int by_value(const void *a, const void *b)
 
 static void sum_up(struct sim *s)
 {
-    struct sim_result *r = s->r;
+    struct rsim_result *r = s->r;
     size_t n = s->slowdown_len;
 
     qsort(s->slowdown, n, sizeof s->slowdown[0], by_value);
@@ -546,7 +546,7 @@ static void sum_up(struct sim *s)
     r->regret = s->regret_n > 0 ? s->regret / (double)s->regret_n : 0;
     r->regret_last = s->regret_last_n > 0 ? s->regret_last / (double)s->regret_last_n : 0;
     r->share_best = (double)s->best / (double)n;
-    for (size_t i = 0; i < SIM_REGRET_MAX; i++) {
+    for (size_t i = 0; i < RSIM_REGRET_MAX; i++) {
         r->regret_by_run[i] /= r->regret_runs[i] > 0 ? (double)r->regret_runs[i] : 1;
     }
 }
@@ -558,24 +558,24 @@ static void node_make(struct sim *s, unsigned i)
     (void)snprintf(n->name, sizeof n->name, "n%02u", i % 100);
     n->class_at = i % s->c->classes;
     if (s->c->join_us != 0 && n->class_at == s->c->classes - 1) {
-        n->class_at = SIM_CLASSES - 1;
+        n->class_at = RSIM_CLASSES - 1;
     }
     n->told_free = s->c->slots;
-    if (s->c->policy == SIM_LEARNED) {
+    if (s->c->policy == RSIM_LEARNED) {
         struct route_learn_config cfg = { .node = n->name,
-                                          .class_id = sim_class_id(n->class_at),
-                                          .features = *sim_class_features(n->class_at),
+                                          .class_id = rsim_class_id(n->class_at),
+                                          .features = *rsim_class_features(n->class_at),
                                           .k0 = s->c->seed,
                                           .k1 = i };
         INSIST(route_learn_new(&cfg, &n->learn) == 0);
     }
 }
 
-void sim_run(const struct sim_config *c, struct sim_result *ret)
+void rsim_run(const struct rsim_config *c, struct rsim_result *ret)
 {
     struct sim *s = mem_zalloc(sizeof *s);
 
-    REQUIRE(c->nodes <= SIM_NODES_MAX && c->slots <= SLOTS_MAX && c->runs > c->runs_warm + 4);
+    REQUIRE(c->nodes <= RSIM_NODES_MAX && c->slots <= SLOTS_MAX && c->runs > c->runs_warm + 4);
     INSIST(s != NULL);
     memset(ret, 0, sizeof *ret);
     s->c = c;
@@ -583,15 +583,15 @@ void sim_run(const struct sim_config *c, struct sim_result *ret)
     s->now_us = 1000000;
     rng_init(&s->arrivals, c->seed);
     rng_init(&s->choice, c->seed + 1);
-    s->rate_us = 1e6 * sim_mean_seconds(c) / (c->load * c->nodes * c->slots);
+    s->rate_us = 1e6 * rsim_mean_seconds(c) / (c->load * c->nodes * c->slots);
     s->next_arrival_us = s->now_us;
     s->next_gossip_us = s->now_us;
     s->runs = mem_calloc(c->runs, sizeof s->runs[0]);
     s->slowdown = mem_calloc(c->runs, sizeof s->slowdown[0]);
     INSIST(s->runs != NULL && s->slowdown != NULL);
-    s->oracle_by = c->policy == SIM_PROPHET ? WAIT_EXACT : WAIT_TRUTH;
+    s->oracle_by = c->policy == RSIM_PROPHET ? WAIT_EXACT : WAIT_TRUTH;
     for (size_t i = 0; i < c->jobs; i++) {
-        s->base_mean[i] = sim_mean_base(&c->job[i]);
+        s->base_mean[i] = rsim_mean_base(&c->job[i]);
     }
     for (unsigned i = 0; i < c->nodes; i++) {
         node_make(s, i);

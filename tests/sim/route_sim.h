@@ -14,42 +14,42 @@
 
 #include "agent/routing/routing.h"
 
-enum { SIM_NODES_MAX = 32, SIM_CLASSES = 5, SIM_JOBS_MAX = 128, SIM_REGRET_MAX = 64 };
+enum { RSIM_NODES_MAX = 32, RSIM_CLASSES = 5, RSIM_JOBS_MAX = 128, RSIM_REGRET_MAX = 64 };
 
-enum sim_policy {
-    SIM_LEARNED,
-    SIM_ORACLE,       /* knows the true expectation of every job everywhere, and every queue */
-    SIM_PROPHET,      /* knows what every single run will take: beyond what can be known */
-    SIM_JSQ,          /* fresh join-shortest-queue */
-    SIM_LEAST_LOADED, /* by the gossiped view */
-    SIM_POWER_OF_TWO, /* fresh, of two drawn */
-    SIM_RANDOM,
-    SIM_POLICIES
+enum rsim_policy {
+    RSIM_LEARNED,
+    RSIM_ORACLE,       /* knows the true expectation of every job everywhere, and every queue */
+    RSIM_PROPHET,      /* knows what every single run will take: beyond what can be known */
+    RSIM_JSQ,          /* fresh join-shortest-queue */
+    RSIM_LEAST_LOADED, /* by the gossiped view */
+    RSIM_POWER_OF_TWO, /* fresh, of two drawn */
+    RSIM_RANDOM,
+    RSIM_POLICIES
 };
-const char *sim_policy_name(enum sim_policy policy);
+const char *rsim_policy_name(enum rsim_policy policy);
 
 /* The truth of one job type. */
-struct sim_job {
+struct rsim_job {
     double popularity; /* share of the arrivals, any scale */
     double seconds;    /* on a machine without any feature, 16 MiB, 3 GHz */
     double weight[7];  /* of [1, aes, sha, avx512, avx2, log2 LLC, ln GHz] in ln(seconds) */
-    double residual[SIM_CLASSES];
+    double residual[RSIM_CLASSES];
     double sigma;     /* of one run */
     uint64_t from_us; /* arrivals begin */
     double later[7];  /* weights after drift_us */
     /* Instead of seconds and sigma: quantiles of the time, ln(seconds) at the shares of
-     * sim_quantile_at(); used when quantiles is true. */
+     * rsim_quantile_at(); used when quantiles is true. */
     bool quantiles;
     double quantile[7];
 };
 
-struct sim_config {
+struct rsim_config {
     uint64_t seed;
-    enum sim_policy policy;
+    enum rsim_policy policy;
     unsigned nodes, slots;
     unsigned classes; /* 1: identical nodes; 2 to 4: node i is of class i % classes */
     size_t jobs;
-    struct sim_job job[SIM_JOBS_MAX];
+    struct rsim_job job[RSIM_JOBS_MAX];
     double load;        /* share of all slots that would be busy if runs were placed anywhere */
     uint64_t runs;      /* arrivals in all */
     uint64_t runs_warm; /* of them before measuring begins */
@@ -63,7 +63,7 @@ struct sim_config {
     bool cold;        /* an image's first run on a node costs 300 ms */
 };
 
-struct sim_result {
+struct rsim_result {
     uint64_t measured;
     double slowdown_mean, slowdown_p50, slowdown_p99; /* response / least possible service time */
     double cpu_s;                                     /* service seconds of measured runs */
@@ -76,32 +76,32 @@ struct sim_result {
      * jobs that came late. */
     double regret;
     double regret_last; /* of the last quarter of the measured runs */
-    double regret_by_run[SIM_REGRET_MAX];
-    uint64_t regret_runs[SIM_REGRET_MAX];
+    double regret_by_run[RSIM_REGRET_MAX];
+    uint64_t regret_runs[RSIM_REGRET_MAX];
     double share_best; /* measured runs that ran on the class that is best for their job */
 };
 
 /* The synthetic world of specs: 16 nodes x 4 slots, 4 classes, 30 job types with affinities. */
-void sim_config_default(struct sim_config *c, uint64_t seed, enum sim_policy policy);
+void rsim_config_default(struct rsim_config *c, uint64_t seed, enum rsim_policy policy);
 /* Runs it. Aborts on a broken invariant (a run lost, a slot over-used). */
-void sim_run(const struct sim_config *c, struct sim_result *ret);
-double sim_quantile_at(size_t i); /* 0, .01, .25, .5, .75, .99, 1 */
+void rsim_run(const struct rsim_config *c, struct rsim_result *ret);
+double rsim_quantile_at(size_t i); /* 0, .01, .25, .5, .75, .99, 1 */
 
 /* Right-sizing: runs drawn from each job's distribution of peaks, limits by the product's rule, a
  * kill is tried again at once with the grown limit. */
-struct sim_memory_job {
+struct rsim_memory_job {
     char name[20];
     double popularity;
     size_t points;
     double at[8];  /* 0 to 1, ascending */
     double mib[8]; /* quantiles there */
 };
-struct sim_memory_result {
+struct rsim_memory_result {
     uint64_t runs, kills;
     double slack; /* mean of 1 - need / limit */
     double limit_bytes, need_bytes;
 };
-void sim_memory(const struct sim_memory_job *jobs, size_t jobs_len, uint64_t runs, uint64_t seed,
-                struct sim_memory_result *ret);
+void rsim_memory(const struct rsim_memory_job *jobs, size_t jobs_len, uint64_t runs, uint64_t seed,
+                 struct rsim_memory_result *ret);
 
 #endif

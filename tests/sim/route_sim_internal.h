@@ -5,11 +5,11 @@
 #include "agent/routing/model.h"
 #include "tests/sim/route_sim.h"
 
-const struct route_features *sim_class_features(unsigned class_at);
-const char *sim_class_id(unsigned class_at);
-double sim_affinity(const struct sim_job *j, unsigned class_at, bool later);
-double sim_draw_base(const struct sim_job *j, struct rng *r);
-double sim_mean_base(const struct sim_job *j);
-double sim_mean_seconds(const struct sim_config *c);
+const struct route_features *rsim_class_features(unsigned class_at);
+const char *rsim_class_id(unsigned class_at);
+double rsim_affinity(const struct rsim_job *j, unsigned class_at, bool later);
+double rsim_draw_base(const struct rsim_job *j, struct rng *r);
+double rsim_mean_base(const struct rsim_job *j);
+double rsim_mean_seconds(const struct rsim_config *c);
 
 #endif

@@ -10,7 +10,7 @@
 static const double mib = 1024.0 * 1024.0;
 
 /* Inverse of the distribution, piece-wise log-linear. */
-static uint64_t draw_bytes(const struct sim_memory_job *j, struct rng *r)
+static uint64_t draw_bytes(const struct rsim_memory_job *j, struct rng *r)
 {
     double u = rng_unit(r);
     size_t i = 1;
@@ -25,7 +25,7 @@ static uint64_t draw_bytes(const struct sim_memory_job *j, struct rng *r)
 }
 
 static void one_run(struct route_learn *l, struct str name, uint64_t need,
-                    struct sim_memory_result *ret)
+                    struct rsim_memory_result *ret)
 {
     struct route_size_ask ask = { .node_max_bytes = 64ULL << 30 };
     struct route_totals t;
@@ -56,8 +56,8 @@ static void one_run(struct route_learn *l, struct str name, uint64_t need,
     }
 }
 
-void sim_memory(const struct sim_memory_job *jobs, size_t jobs_len, uint64_t runs, uint64_t seed,
-                struct sim_memory_result *ret)
+void rsim_memory(const struct rsim_memory_job *jobs, size_t jobs_len, uint64_t runs, uint64_t seed,
+                 struct rsim_memory_result *ret)
 {
     struct route_learn_config cfg = { .node = "n", .class_id = "c", .k0 = seed };
     struct route_learn *l = NULL;

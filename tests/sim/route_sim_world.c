@@ -5,7 +5,7 @@
 #include "agent/routing/real.h"
 #include "tests/sim/route_sim_internal.h"
 
-static const struct route_features class_features[SIM_CLASSES] = {
+static const struct route_features class_features[RSIM_CLASSES] = {
     { .bits = ROUTE_HAS_AVX2, .llc_mib = 16, .ghz = 2.6F },
     { .bits = ROUTE_HAS_AES | ROUTE_HAS_AVX512 | ROUTE_HAS_AVX2, .llc_mib = 32, .ghz = 2.4F },
     { .bits = ROUTE_HAS_AES | ROUTE_HAS_SHA | ROUTE_HAS_AVX2, .llc_mib = 64, .ghz = 3.4F },
@@ -15,37 +15,37 @@ static const struct route_features class_features[SIM_CLASSES] = {
       .llc_mib = 96,
       .ghz = 3.2F },
 };
-static const char *const class_ids[SIM_CLASSES] = { "00000000000000a0", "00000000000000b1",
-                                                    "00000000000000c2", "00000000000000d3",
-                                                    "00000000000000e4" };
+static const char *const class_ids[RSIM_CLASSES] = { "00000000000000a0", "00000000000000b1",
+                                                     "00000000000000c2", "00000000000000d3",
+                                                     "00000000000000e4" };
 
-const struct route_features *sim_class_features(unsigned class_at)
+const struct route_features *rsim_class_features(unsigned class_at)
 {
     return &class_features[class_at];
 }
 
-const char *sim_class_id(unsigned class_at)
+const char *rsim_class_id(unsigned class_at)
 {
     return class_ids[class_at];
 }
 
-double sim_quantile_at(size_t i)
+double rsim_quantile_at(size_t i)
 {
     static const double at[] = { 0, 0.01, 0.25, 0.5, 0.75, 0.99, 1 };
 
     return at[i];
 }
 
-const char *sim_policy_name(enum sim_policy policy)
+const char *rsim_policy_name(enum rsim_policy policy)
 {
     static const char *const names[] = {
-        [SIM_LEARNED] = "learned",
-        [SIM_ORACLE] = "oracle",
-        [SIM_PROPHET] = "prophet",
-        [SIM_JSQ] = "JSQ (fresh)",
-        [SIM_LEAST_LOADED] = "least-loaded",
-        [SIM_POWER_OF_TWO] = "power-of-two",
-        [SIM_RANDOM] = "random",
+        [RSIM_LEARNED] = "learned",
+        [RSIM_ORACLE] = "oracle",
+        [RSIM_PROPHET] = "prophet",
+        [RSIM_JSQ] = "JSQ (fresh)",
+        [RSIM_LEAST_LOADED] = "least-loaded",
+        [RSIM_POWER_OF_TWO] = "power-of-two",
+        [RSIM_RANDOM] = "random",
     };
 
     return names[policy];
@@ -58,12 +58,12 @@ static double uniform(struct rng *r, double low, double high)
 
 /* Kinds of jobs: what each gains by which feature, in ln(seconds); measured factors from real
  * machines: AES 12.7x, SHA 4.0x, AVX-512 1.7x, AVX2 3.2x. */
-static void job_draw(struct rng *r, size_t i, struct sim_job *j)
+static void job_draw(struct rng *r, size_t i, struct rsim_job *j)
 {
     enum { AES = 1, SHA = 2, AVX512 = 3, AVX2 = 4, LLC = 5, GHZ = 6 };
     static const unsigned char kind_of[10] = { AES, AES, SHA, SHA, AVX512, AVX2, LLC, 0, 0, 0 };
 
-    *j = (struct sim_job){ .popularity = 1 / (1 + 0.15 * (double)i) };
+    *j = (struct rsim_job){ .popularity = 1 / (1 + 0.15 * (double)i) };
     j->seconds = route_exp(uniform(r, route_ln(0.1), route_ln(3)));
     j->sigma = uniform(r, 0.1, 0.3);
     j->weight[GHZ] = uniform(r, -1, -0.6);
@@ -87,13 +87,13 @@ static void job_draw(struct rng *r, size_t i, struct sim_job *j)
     default:
         break;
     }
-    for (size_t c = 0; c < SIM_CLASSES; c++) {
+    for (size_t c = 0; c < RSIM_CLASSES; c++) {
         j->residual[c] = 0.06 * route_normal(r);
     }
     memcpy(j->later, j->weight, sizeof j->later);
 }
 
-void sim_config_default(struct sim_config *c, uint64_t seed, enum sim_policy policy)
+void rsim_config_default(struct rsim_config *c, uint64_t seed, enum rsim_policy policy)
 {
     struct rng r;
 
@@ -120,7 +120,7 @@ void sim_config_default(struct sim_config *c, uint64_t seed, enum sim_policy pol
 }
 
 /* ln of the factor between the machine without features and a class. */
-double sim_affinity(const struct sim_job *j, unsigned class_at, bool later)
+double rsim_affinity(const struct rsim_job *j, unsigned class_at, bool later)
 {
     double x[ROUTE_BASE_DIM];
     double y = j->residual[class_at];
@@ -133,22 +133,22 @@ double sim_affinity(const struct sim_job *j, unsigned class_at, bool later)
 }
 
 /* One run's own luck: ln(seconds) on the machine without features. */
-double sim_draw_base(const struct sim_job *j, struct rng *r)
+double rsim_draw_base(const struct rsim_job *j, struct rng *r)
 {
     if (!j->quantiles) {
         return route_ln(j->seconds) + j->sigma * route_normal(r);
     }
     double u = rng_unit(r);
     size_t i = 1;
-    while (i < 6 && u > sim_quantile_at(i)) {
+    while (i < 6 && u > rsim_quantile_at(i)) {
         i++;
     }
-    double part = (u - sim_quantile_at(i - 1)) / (sim_quantile_at(i) - sim_quantile_at(i - 1));
+    double part = (u - rsim_quantile_at(i - 1)) / (rsim_quantile_at(i) - rsim_quantile_at(i - 1));
     return j->quantile[i - 1] + part * (j->quantile[i] - j->quantile[i - 1]);
 }
 
 /* The expectation of the same: with quantiles, by the trapezoid rule. */
-double sim_mean_base(const struct sim_job *j)
+double rsim_mean_base(const struct rsim_job *j)
 {
     double sum = 0;
 
@@ -156,14 +156,14 @@ double sim_mean_base(const struct sim_job *j)
         return route_ln(j->seconds);
     }
     for (size_t i = 1; i < 7; i++) {
-        sum += (sim_quantile_at(i) - sim_quantile_at(i - 1)) *
+        sum += (rsim_quantile_at(i) - rsim_quantile_at(i - 1)) *
                (j->quantile[i] + j->quantile[i - 1]) / 2;
     }
     return sum;
 }
 
 /* Seconds expected of a run that is placed anywhere. */
-double sim_mean_seconds(const struct sim_config *c)
+double rsim_mean_seconds(const struct rsim_config *c)
 {
     struct rng r;
     double sum = 0;
@@ -172,14 +172,14 @@ double sim_mean_seconds(const struct sim_config *c)
 
     rng_init(&r, c->seed ^ 0x6d65616e);
     for (size_t i = 0; i < c->jobs; i++) {
-        const struct sim_job *j = &c->job[i];
+        const struct rsim_job *j = &c->job[i];
         double mean = 0;
         for (int k = 0; k < DRAWS; k++) {
-            mean += route_exp(sim_draw_base(j, &r)) / DRAWS;
+            mean += route_exp(rsim_draw_base(j, &r)) / DRAWS;
         }
         double classes = 0;
         for (unsigned n = 0; n < c->nodes; n++) {
-            classes += route_exp(sim_affinity(j, n % c->classes, false)) / c->nodes;
+            classes += route_exp(rsim_affinity(j, n % c->classes, false)) / c->nodes;
         }
         sum += j->popularity * mean * classes;
         popularity += j->popularity;

@@ -10,30 +10,30 @@
 
 #include "tests/sim/route_sim.h"
 
-static struct sim_config config;
+static struct rsim_config config;
 
-static struct sim_result simulate(uint64_t seed, enum sim_policy policy, unsigned classes,
-                                  double load)
+static struct rsim_result simulate(uint64_t seed, enum rsim_policy policy, unsigned classes,
+                                   double load)
 {
-    struct sim_result r;
+    struct rsim_result r;
 
-    sim_config_default(&config, seed, policy);
+    rsim_config_default(&config, seed, policy);
     config.classes = classes;
     config.load = load;
     config.runs = 4000;
     config.runs_warm = 2000;
-    sim_run(&config, &r);
+    rsim_run(&config, &r);
     return r;
 }
 
 static void learned_comes_close_to_the_oracle_and_beats_the_rest(void **state)
 {
-    struct sim_result learned = simulate(1, SIM_LEARNED, 4, 0.7);
-    struct sim_result oracle = simulate(1, SIM_ORACLE, 4, 0.7);
-    struct sim_result jsq = simulate(1, SIM_JSQ, 4, 0.7);
-    struct sim_result least = simulate(1, SIM_LEAST_LOADED, 4, 0.7);
-    struct sim_result two = simulate(1, SIM_POWER_OF_TWO, 4, 0.7);
-    struct sim_result any = simulate(1, SIM_RANDOM, 4, 0.7);
+    struct rsim_result learned = simulate(1, RSIM_LEARNED, 4, 0.7);
+    struct rsim_result oracle = simulate(1, RSIM_ORACLE, 4, 0.7);
+    struct rsim_result jsq = simulate(1, RSIM_JSQ, 4, 0.7);
+    struct rsim_result least = simulate(1, RSIM_LEAST_LOADED, 4, 0.7);
+    struct rsim_result two = simulate(1, RSIM_POWER_OF_TWO, 4, 0.7);
+    struct rsim_result any = simulate(1, RSIM_RANDOM, 4, 0.7);
 
     (void)state;
     assert_true(learned.slowdown_mean < oracle.slowdown_mean * 1.15);
@@ -48,8 +48,8 @@ static void learned_comes_close_to_the_oracle_and_beats_the_rest(void **state)
 
 static void identical_nodes_lose_little(void **state)
 {
-    struct sim_result learned = simulate(2, SIM_LEARNED, 1, 0.7);
-    struct sim_result jsq = simulate(2, SIM_JSQ, 1, 0.7);
+    struct rsim_result learned = simulate(2, RSIM_LEARNED, 1, 0.7);
+    struct rsim_result jsq = simulate(2, RSIM_JSQ, 1, 0.7);
 
     (void)state;
     assert_true(learned.slowdown_mean < jsq.slowdown_mean * 1.08);
@@ -57,26 +57,26 @@ static void identical_nodes_lose_little(void **state)
 
 static void a_slow_node_is_noticed(void **state)
 {
-    struct sim_result blind;
-    struct sim_result r;
+    struct rsim_result blind;
+    struct rsim_result r;
 
     (void)state;
-    sim_config_default(&config, 3, SIM_LEARNED);
+    rsim_config_default(&config, 3, RSIM_LEARNED);
     config.runs = 5000;
     config.runs_warm = 2500;
     config.load = 0.5;
     config.slow_us = 10000000;
     config.slow_factor = 4;
-    sim_run(&config, &r);
-    config.policy = SIM_JSQ;
-    sim_run(&config, &blind);
+    rsim_run(&config, &r);
+    config.policy = RSIM_JSQ;
+    rsim_run(&config, &blind);
     assert_true(r.slowdown_mean * 1.2 < blind.slowdown_mean);
 }
 
 static void the_same_seed_is_the_same_trace(void **state)
 {
-    struct sim_result a = simulate(4, SIM_LEARNED, 4, 0.7);
-    struct sim_result b = simulate(4, SIM_LEARNED, 4, 0.7);
+    struct rsim_result a = simulate(4, RSIM_LEARNED, 4, 0.7);
+    struct rsim_result b = simulate(4, RSIM_LEARNED, 4, 0.7);
 
     (void)state;
     assert_memory_equal(&a, &b, sizeof a);
@@ -86,8 +86,8 @@ static void the_same_seed_is_the_same_trace(void **state)
 static void limits_fit(void **state)
 {
     static const double at[] = { 0, 0.01, 0.25, 0.5, 0.75, 0.99, 1 };
-    struct sim_memory_job jobs[8];
-    struct sim_memory_result r;
+    struct rsim_memory_job jobs[8];
+    struct rsim_memory_result r;
 
     (void)state;
     memset(jobs, 0, sizeof jobs);
@@ -100,7 +100,7 @@ static void limits_fit(void **state)
             jobs[i].mib[k] = 30.0 * (double)(i + 1) * (0.85 + 0.3 * at[k]);
         }
     }
-    sim_memory(jobs, 8, 8000, 1, &r);
+    rsim_memory(jobs, 8, 8000, 1, &r);
     assert_true(r.kills <= 8);
     assert_true(r.slack < 0.4);
 }

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -197,6 +198,235 @@ static void json_names_the_choice(void **state)
     assert_non_null(strstr(buf_cstr(&out), "\"verdict\":\"fit\""));
 }
 
+static void one_of_a_list_holds(void **state)
+{
+    static const char *const bad[] = { "zone in",        "zone in ()", "zone in (a,)",
+                                       "zone in (a,,b)", "zone in ",   "zone within a" };
+    struct err e;
+
+    (void)state;
+    assert_true(holds("zone in (rack-6, rack-7)"));
+    assert_true(holds("zone in rack-7"));
+    assert_true(holds("zone in(rack-7,rack-9)"));
+    assert_false(holds("zone in (rack-6, rack-77)"));
+    assert_false(holds("nowhere in (a)"));
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(route_require_check(str_of(bad[i]), &e), -EINVAL);
+    }
+}
+
+/* A user's wish stands above what was learned, however slow the node is. */
+static void a_preference_wins_over_the_learned_time(void **state)
+{
+    static const struct route_fact old[] = { { { "gen", 3 }, { "old", 3 } } };
+    struct str prefer = STR("gen=old");
+    struct route_candidate c[] = { node("fast", false, 0), node("slow", false, 0) };
+    struct route_request req = { .prefer = &prefer, .prefer_len = 1 };
+    struct route_verdict v[2];
+    struct route_decision d;
+
+    (void)state;
+    c[0].run_us = 1000;
+    c[1].run_us = 50000;
+    c[1].facts = old;
+    c[1].facts_len = 1;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 1);
+    assert_int_equal(d.basis, ROUTE_BASIS_PREFER);
+    /* It is a wish: without room there the other one takes it. */
+    c[1].slots_free = 0;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 0);
+    /* A pin is none. */
+    struct route_request pinned = { .require = &prefer, .require_len = 1 };
+    route_decide(&pinned, c, 2, v, &d);
+    assert_int_equal(d.chosen, -1);
+    assert_true(d.possible);
+}
+
+static void the_learned_time_decides(void **state)
+{
+    struct route_candidate c[] = { node("a", true, 0), node("b", false, 1000),
+                                   node("c", false, 30000) };
+    struct route_request req = { .memory_bytes = 1 };
+    struct route_verdict v[3];
+    struct route_decision d;
+
+    (void)state;
+    c[0].run_us = c[0].learned.mean_us = 90000;
+    c[1].run_us = c[1].learned.mean_us = 40000;
+    c[2].run_us = c[2].learned.mean_us = 20000;
+    route_decide(&req, c, 3, v, &d);
+    /* 41 ms * 2^0.3 = 50.5 ms against 50 ms: the fast one, though it has a queue. */
+    assert_int_equal(d.chosen, 2);
+    assert_int_equal(d.basis, ROUTE_BASIS_LEARNED);
+    assert_int_equal(v[2].score_us, 50000);
+    assert_true(v[1].score_us > 50400 && v[1].score_us < 50600);
+    /* A draw that differs from what is expected is an exploration. */
+    c[1].run_us = 10000;
+    route_decide(&req, c, 3, v, &d);
+    assert_int_equal(d.chosen, 1);
+    assert_int_equal(d.basis, ROUTE_BASIS_EXPLORE);
+}
+
+static void a_much_better_busy_node_is_waited_for(void **state)
+{
+    struct route_candidate c[] = { node("busy", false, 10000), node("slow", true, 0) };
+    struct route_request req = { .memory_bytes = 1 };
+    struct route_verdict v[2];
+    struct route_decision d;
+
+    (void)state;
+    c[0].run_us = 10000;
+    c[0].slots_free = 0;
+    c[1].run_us = 100000;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, -1);
+    assert_int_equal(d.hold, 0);
+    assert_int_equal(d.basis, ROUTE_BASIS_HOLD);
+    /* Not for longer than it gains, */
+    req.waited_us = 300000;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 1);
+    /* nor for a small gain, nor where a run may queue. */
+    req.waited_us = 0;
+    c[1].run_us = 15000;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 1);
+    c[1].run_us = 100000;
+    req.may_queue = true;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 0);
+}
+
+static void hard_filters_say_why(void **state)
+{
+    struct route_candidate c[] = { node("arm", false, 0), node("old", false, 0),
+                                   node("no", false, 0), node("yes", false, 500) };
+    struct route_request req = { .arch = STR("amd64"), .isa = 3 };
+    struct route_verdict v[4];
+    struct route_decision d;
+
+    (void)state;
+    c[0].arch = STR("arm64");
+    c[1].arch = c[2].arch = c[3].arch = STR("amd64");
+    c[1].isa = 2;
+    c[2].isa = c[3].isa = 3;
+    c[2].refused = true;
+    route_decide(&req, c, 4, v, &d);
+    assert_int_equal(v[0].kind, ROUTE_OTHER_ARCH);
+    assert_int_equal(v[1].kind, ROUTE_ISA);
+    assert_int_equal(v[2].kind, ROUTE_REFUSED);
+    assert_int_equal(d.chosen, 3);
+    route_decide(&req, c, 3, v, &d);
+    assert_int_equal(d.chosen, -1);
+    assert_true(d.possible); /* the one that refused has room again some day */
+    route_decide(&req, c, 2, v, &d);
+    assert_false(d.possible);
+}
+
+static void a_polluter_stays_away_from_the_sensitive(void **state)
+{
+    struct route_candidate c[] = { node("a", false, 0), node("b", false, 0) };
+    struct route_request req = { .cache_sensitive = true };
+    struct route_verdict v[2];
+    struct route_decision d;
+
+    (void)state;
+    c[0].run_us = c[1].run_us = 10000;
+    c[0].polluters = 1;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 1);
+    req = (struct route_request){ .pollutes = true };
+    c[0].polluters = 0;
+    c[1].sensitive = 3;
+    route_decide(&req, c, 2, v, &d);
+    assert_int_equal(d.chosen, 0);
+}
+
+static void policies_do_what_they_are_called(void **state)
+{
+    struct route_candidate c[] = { node("a", true, 0), node("b", false, 0), node("c", false, 0) };
+    struct rng rng;
+    struct route_request req = { .policy = ROUTE_LEAST_LOADED, .rng = &rng };
+    struct route_verdict v[3];
+    struct route_decision d;
+    unsigned taken[3] = { 0 };
+    enum route_policy p;
+
+    (void)state;
+    rng_init(&rng, 1);
+    c[0].slots_free = 2;
+    c[1].slots_free = 3;
+    c[2].slots_free = 1;
+    c[0].run_us = 1; /* what is learned does not count here */
+    route_decide(&req, c, 3, v, &d);
+    assert_int_equal(d.chosen, 1);
+    assert_int_equal(d.basis, ROUTE_BASIS_LEAST_LOADED);
+    req.policy = ROUTE_RANDOM;
+    for (int i = 0; i < 300; i++) {
+        route_decide(&req, c, 3, v, &d);
+        taken[d.chosen]++;
+    }
+    assert_true(taken[0] > 60 && taken[1] > 60 && taken[2] > 60);
+    req.policy = ROUTE_POWER_OF_TWO;
+    memset(taken, 0, sizeof taken);
+    for (int i = 0; i < 300; i++) {
+        route_decide(&req, c, 3, v, &d);
+        taken[d.chosen]++;
+    }
+    /* The least loaded of three wins two pairs of three, the most loaded none. */
+    assert_true(taken[1] > 150 && taken[0] > 60 && taken[2] == 0);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(route_policy_parse(str_of(route_policy_name((enum route_policy)i)), &p),
+                         0);
+        assert_int_equal((int)p, i);
+    }
+    assert_int_equal(route_policy_parse(STR("best"), &p), -EINVAL);
+}
+
+static void shortlist_holds_the_best_that_nobody_asked(void **state)
+{
+    struct route_candidate c[6];
+    struct route_request req = { .may_queue = true };
+    struct route_verdict v[6];
+    struct route_decision d;
+    size_t list[3];
+    static const char *const names[] = { "a", "b", "c", "d", "e", "f" };
+
+    (void)state;
+    for (size_t i = 0; i < 6; i++) {
+        c[i] = node(names[i], i == 0, 1000 * (6 - i));
+    }
+    c[4].probed = true;
+    c[3].draining = true;
+    route_decide(&req, c, 6, v, &d);
+    assert_int_equal(d.chosen, 5);
+    assert_int_equal(route_shortlist(&req, c, 6, v, 3, list), 3);
+    assert_int_equal(list[0], 5);
+    assert_int_equal(list[1], 2);
+    assert_int_equal(list[2], 1);
+    assert_int_equal(route_shortlist(&req, c, 6, v, 1, list), 1);
+    req.probed_only = true;
+    route_decide(&req, c, 6, v, &d);
+    assert_int_equal(d.chosen, 4);
+}
+
+static void wait_is_until_the_first_slot(void **state)
+{
+    static const uint64_t running[] = { 500, 200, 900 };
+    static const uint64_t queued[] = { 100, 100 };
+
+    (void)state;
+    assert_int_equal(route_wait(4, running, 3, NULL, 0), 0);
+    assert_int_equal(route_wait(3, running, 3, NULL, 0), 200);
+    assert_int_equal(route_wait(3, running, 3, queued, 2), 400);
+    assert_true(route_wait(0, NULL, 0, NULL, 0) == UINT64_MAX);
+    assert_int_equal(route_rest(1000, 200), 800);
+    assert_true(route_rest(1000, 990) >= 100);
+    assert_true(route_rest(1000, 8000) >= 1000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -207,6 +437,15 @@ int main(void)
         cmocka_unit_test(filters_say_why),
         cmocka_unit_test(decision_ignores_order),
         cmocka_unit_test(json_names_the_choice),
+        cmocka_unit_test(one_of_a_list_holds),
+        cmocka_unit_test(a_preference_wins_over_the_learned_time),
+        cmocka_unit_test(the_learned_time_decides),
+        cmocka_unit_test(a_much_better_busy_node_is_waited_for),
+        cmocka_unit_test(hard_filters_say_why),
+        cmocka_unit_test(a_polluter_stays_away_from_the_sensitive),
+        cmocka_unit_test(policies_do_what_they_are_called),
+        cmocka_unit_test(shortlist_holds_the_best_that_nobody_asked),
+        cmocka_unit_test(wait_is_until_the_first_slot),
     };
 
     return cmocka_run_group_tests_name("routing", tests, NULL, NULL);
