@@ -508,8 +508,9 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         return err_set(e, -ENOMEM, "the node");
     }
     if ((rc = make_parts(n, e)) != 0 || (rc = probe(n, e)) != 0 || (rc = open_state(n, e)) != 0 ||
-        (rc = node_cluster_start(n, e)) != 0 || (rc = node_peers_start(n, e)) != 0 ||
-        (rc = node_pull_start(n, e)) != 0 || (rc = node_secrets_start(n, e)) != 0 ||
+        (rc = node_cluster_start(n, e)) != 0 || (rc = node_learn_start(n)) != 0 ||
+        (rc = node_peers_start(n, e)) != 0 || (rc = node_pull_start(n, e)) != 0 ||
+        (rc = node_secrets_start(n, e)) != 0 ||
         (rc = node_sensors_start(n, sys_random_u64(), sys_random_u64(), e)) != 0 ||
         (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0 ||

@@ -557,11 +557,7 @@ void node_learn_ended(struct node *n, const struct run *run, const struct job_re
 /* The limit of a run that is about to be accepted: what its job needed, unless its document asks
  * for another than the default. */
 void node_learn_size(struct node *n, struct run *run);
-/* Rows of the table, of any node: as they are, or gone. */
-void node_learn_row(struct node *n, struct str origin, struct str key, struct str value);
-void node_learn_row_gone(struct node *n, struct str origin, struct str key);
-/* This node's own row, to the others. */
-void node_profile_publish(struct node *n, struct str key, struct str value);
+int node_learn_start(struct node *n); /* what the table has, and what comes; after it is open */
 
 /* -- uv_node_clean.c: what nothing needs any more -- */
 void node_removal_add(struct node *n, struct ulid run, uint32_t attempt);

@@ -49,32 +49,67 @@ void node_learn_release(struct node *n)
 
 /* ---- rows ---- */
 
-void node_learn_row(struct node *n, struct str origin, struct str key, struct str value)
+static void odd_row(struct node *n, struct str origin, const char *why)
 {
-    struct err e = { .code = 0 };
-    char text[32];
-
-    if (str_eqs(key, health_key)) {
-        int64_t milli;
-        if (str_copy(text, sizeof text, value) == 0 && str_i64(value, &milli) == 0 &&
-            milli >= -5000 && milli <= 5000) {
-            route_learn_health_put(n->learn, origin, (double)milli / 1000);
-        }
-        return;
-    }
-    if (route_learn_put(n->learn, key, value, &e) != 0 && !n->learn_said) {
+    if (!n->learn_said) {
         n->learn_said = true;
-        log_warn("a profile row of '%.*s' is passed over (said once): %s", STR_ARG(origin),
-                 err_text(&e));
+        log_warn("a profile row of '%.*s' is passed over (said once): %s", STR_ARG(origin), why);
     }
 }
 
-void node_learn_row_gone(struct node *n, struct str origin, struct str key)
+static void row_take(struct node *n, const struct table_row_view *row)
 {
-    if (str_eqs(key, health_key)) {
-        route_learn_health_put(n->learn, origin, 0);
-    } else {
-        route_learn_remove(n->learn, key);
+    struct route_row keyed = { .revision = 0 };
+    struct err e = { .code = 0 };
+    int64_t milli;
+
+    if (str_eqs(row->key, health_key)) {
+        if (str_i64(row->value, &milli) == 0 && milli >= -5000 && milli <= 5000) {
+            route_learn_health_put(n->learn, row->owner, (double)milli / 1000);
+        }
+        return;
+    }
+    if (route_row_key_parse(row->key, &keyed) != 0 || !str_eqs(row->owner, keyed.origin)) {
+        odd_row(n, row->owner, "it speaks for another node");
+    } else if (route_learn_put(n->learn, row->key, row->value, &e) != 0) {
+        odd_row(n, row->owner, err_text(&e));
+    }
+}
+
+static void row_came(void *arg, const struct table_row_view *row, const struct table_row_view *old)
+{
+    struct node *n = arg;
+
+    if (n->closing) {
+        return;
+    }
+    if (row != NULL) {
+        row_take(n, row);
+    } else if (old != NULL && str_eqs(old->key, health_key)) {
+        route_learn_health_put(n->learn, old->owner, 0);
+    } else if (old != NULL) {
+        route_learn_remove(n->learn, old->key);
+    }
+}
+
+int node_learn_start(struct node *n)
+{
+    struct table_walk walk = { .type = TABLE_PROFILE };
+    struct table_row_view row;
+
+    /* Our own rows of an earlier life are among them. */
+    while (table_next(table_core(n->table), &walk, &row)) {
+        row_take(n, &row);
+    }
+    return table_watch(n->table, TABLE_PROFILE, row_came, n);
+}
+
+static void write_row(struct node *n, struct str key, struct str value)
+{
+    struct err e = { .code = 0 };
+
+    if (table_write_node(n->table, TABLE_PROFILE, key, value, &e) != 0) {
+        telemetry_count(n->metrics, TELEMETRY_DROPPED_TOTAL, TELEMETRY_LABELS("profile"), 1);
     }
 }
 
@@ -89,12 +124,12 @@ static void publish(struct node *n, const struct route_row *row)
     if (buf_error(&value) != 0) {
         return; /* no memory: the next run says it again */
     }
-    node_profile_publish(n, (struct str){ key, len }, buf_str(&value));
+    write_row(n, (struct str){ key, len }, buf_str(&value));
     int milli = (int)(route_learn_health_self(n->learn) * 1000);
     if (milli != n->health_told) {
         n->health_told = milli;
         (void)snprintf(health, sizeof health, "%d", milli);
-        node_profile_publish(n, str_of(health_key), str_of(health));
+        write_row(n, str_of(health_key), str_of(health));
     }
 }
 
@@ -249,11 +284,4 @@ void node_job_placement(struct node *n, struct str name, node_text_fn *fn, void 
     struct node_query *q = node_query_new(n, fn, arg);
 
     node_job_get(n, name, 0, on_job, q);
-}
-
-void node_profile_publish(struct node *n, struct str key, struct str value)
-{
-    (void)n;
-    (void)key;
-    (void)value;
 }
