@@ -16,6 +16,7 @@
 #   make bench-cluster                membership, beside memberlist
 #   make check-interop                mixed clusters with Debian's Go memberlist
 #   make bench-routing [QUICK=1] [DATA=dir]   placement and sizes in a simulated cluster, against goals
+#   make demo-routing                  a cluster of real agents that differ; who runs what (root)
 #   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
 #
 # Variables: B (build directory), CC (gcc or clang), WERROR=1, VERSION.
@@ -336,6 +337,18 @@ demo:
 	packaging/deps demo
 	$(MAKE) B=$(B) all
 	AGENT=$(abspath $(B)/agent) tests/demo/demo.sh
+
+# Real agents on loopback whose processors differ by mask: how jobs find the right ones.
+.PHONY: demo-routing
+demo-routing:
+	packaging/deps bench
+	$(MAKE) B=$(B) all $(B)/demo/crypt
+	$(PYTHON) tests/demo/routing.py --agent $(abspath $(B)/agent) --crypt $(B)/demo/crypt \
+		--svg $(B)/demo/routing.svg $(DEMO_ARGS)
+
+$(B)/demo/crypt: tests/demo/crypt.c packaging/link
+	@mkdir -p $(@D); echo "  LINK    $@"
+	@packaging/link gcc -O2 -static -o $@ $< -lcrypto
 
 # ---------------------------------------------------------------- checks
 
