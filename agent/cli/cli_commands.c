@@ -30,9 +30,8 @@ static const struct cli_option serve_options[] = {
 };
 static const struct cli_example serve_examples[] = {
     { "agent serve --config /etc/agent/agent.conf", "as the systemd unit does it" },
-    { "agent serve --node.name=b --node.data_dir=/tmp/b --http.listen=127.0.0.1:7600 "
-      "--gossip.listen=127.0.0.1:7600 --gossip.join=127.0.0.1:7946",
-      "a second node to try" },
+    { "agent serve -c b.conf --gossip.join=127.0.0.1:7946",
+      "a second node: b.conf gives it a name, a directory and ports of its own" },
 };
 
 static const struct cli_example status_examples[] = {
