@@ -39,11 +39,12 @@ struct nat {
 enum { NET_FILES = TELEMETRY_NET_TX_PACKETS - TELEMETRY_NET_RX_BYTES + 1 };
 
 struct slot_nat {
-    int netns;  /* -1: of an adopted run, unknown */
-    int route;  /* netlink in it */
-    int diag;   /* sock_diag in it */
-    bool rules; /* the slot's chains are there */
-    bool live;  /* a run is in it */
+    int netns;     /* -1: of an adopted run, unknown */
+    int route;     /* netlink in it */
+    int diag;      /* sock_diag in it */
+    int in_use[2]; /* its /proc/net/sockstat and sockstat6 */
+    bool rules;    /* the slot's chains are there */
+    bool live;     /* a run is in it */
     uint16_t zone;
     uint32_t added; /* destinations, since the run began */
     int dns;        /* where its resolver asks */
@@ -415,6 +416,8 @@ static void slot_nat_free(struct slot *s)
     fd_close(sn->route);
     fd_close(sn->diag);
     fd_close(sn->dns);
+    fd_close(sn->in_use[0]);
+    fd_close(sn->in_use[1]);
     for (size_t i = 0; i < NET_FILES; i++) {
         fd_close(sn->files[i]);
     }
@@ -425,7 +428,7 @@ static struct slot_nat *slot_nat_new(void)
 {
     struct slot_nat *sn = mem_zalloc(sizeof(*sn));
     if (sn != NULL) {
-        sn->netns = sn->route = sn->diag = sn->dns = -1;
+        sn->netns = sn->route = sn->diag = sn->dns = sn->in_use[0] = sn->in_use[1] = -1;
         for (size_t i = 0; i < NET_FILES; i++) {
             sn->files[i] = -1;
         }
@@ -457,6 +460,8 @@ static int slot_sockets(struct nat *n, struct slot_nat *sn)
         sn->route = sandbox_netlink_open(NETLINK_ROUTE);
         sn->diag = sandbox_netlink_open(NETLINK_SOCK_DIAG);
         sn->dns = dns_open();
+        sn->in_use[0] = open("/proc/self/net/sockstat", O_RDONLY | O_CLOEXEC);
+        sn->in_use[1] = open("/proc/self/net/sockstat6", O_RDONLY | O_CLOEXEC);
         rc = sn->route < 0 ? sn->route : 0;
         int back = setns(n->own, CLONE_NEWNET);
         INSIST(back == 0); /* in the wrong namespace nothing that follows would be right */
@@ -492,6 +497,88 @@ static int slot_make(struct nat *n, struct slot *s, struct err *e)
     return 0;
 }
 
+/* ---- what the last run left ---- */
+
+struct left {
+    struct nat *n;
+    struct slot_nat *sn;
+    unsigned count;
+    struct buf kill; /* one request after the other */
+    struct nl m;
+};
+
+/* Listeners are ours: no job's outlives its process. */
+static void take_socket(void *arg, const struct nlmsghdr *h)
+{
+    struct left *left = arg;
+    struct inet_diag_msg d;
+    enum { LISTEN = 10 };
+    if (h->nlmsg_len < NLMSG_LENGTH(sizeof(d))) {
+        return;
+    }
+    memcpy(&d, (const char *)h + NLMSG_HDRLEN, sizeof(d));
+    if (d.idiag_state == LISTEN) {
+        return;
+    }
+    const struct inet_diag_req_v2 r = { .sdiag_family = d.idiag_family,
+                                        .sdiag_protocol = IPPROTO_TCP,
+                                        .idiag_states = UINT32_MAX,
+                                        .id = d.id };
+    left->count++;
+    sandbox_nl_begin(&left->m, SOCK_DESTROY, NLM_F_ACK, &r, sizeof(r));
+    sandbox_nl_end(&left->m);
+}
+
+/* TCP sockets that outlived their process are ended, before another run is there: they would go on
+ * sending. 0: none is left. */
+static int kill_sockets(struct nat *n, struct slot_nat *sn)
+{
+    static const uint8_t families[] = { AF_INET, AF_INET6 };
+    struct left left = { .n = n, .sn = sn, .kill = BUF_INIT(NL_BATCH_MAX) };
+    int rc = sn->diag < 0 ? -EBADF : 0;
+    sandbox_nl_init(&left.m, &left.kill, 0);
+    for (size_t i = 0; i < ARRAY_LEN(families) && rc == 0; i++) {
+        const struct inet_diag_req_v2 r = { .sdiag_family = families[i],
+                                            .sdiag_protocol = IPPROTO_TCP,
+                                            .idiag_states = UINT32_MAX };
+        struct nl m;
+        start(n, &m);
+        sandbox_nl_begin(&m, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &r, sizeof(r));
+        sandbox_nl_end(&m);
+        rc = sandbox_netlink_dump(sn->diag, &n->out, take_socket, &left);
+    }
+    if (rc == 0 && left.count > 0) {
+        rc = sandbox_netlink_call(sn->diag, &left.kill, NULL);
+        rc = rc == -ENOENT ? 0 : rc; /* it ended by itself meanwhile */
+    }
+    buf_release(&left.kill);
+    return rc;
+}
+
+/* "TCP: inuse 0 …", "TCP6: inuse 0": a look that costs nothing, where asking for the sockets walks
+ * the whole machine's. True also when nobody can tell. */
+static bool sockets_left(const struct slot_nat *sn)
+{
+    for (size_t i = 0; i < ARRAY_LEN(sn->in_use); i++) {
+        char text[512];
+        ssize_t n =
+            sn->in_use[i] < 0 ? -EBADF : sys_pread_full(sn->in_use[i], text, sizeof(text), 0);
+        if (n < 0 && i == 1) {
+            continue; /* no IPv6 here */
+        }
+        struct str rest = { text, n > 0 ? (size_t)n : 0 };
+        struct str line;
+        bool clean = false;
+        while (str_split(&rest, '\n', &line)) {
+            clean = clean || str_starts(line, "TCP: inuse 0 ") || str_eqs(line, "TCP6: inuse 0");
+        }
+        if (!clean) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* NULL: it cannot be had. */
 static struct nat *slot_place(struct slot *s, struct err *e)
 {
@@ -523,7 +610,11 @@ int sandbox_nat_run(struct slot *s, const struct sandbox_spec *spec, struct err 
     }
     struct slot_nat *sn = s->nat;
     struct nl m;
-    int rc = 0;
+    int rc = sockets_left(sn) ? kill_sockets(n, sn) : 0;
+    if (rc < 0) {
+        sandbox_nat_slot_drop(s);
+        return err_set(e, -EAGAIN, "end the sockets of the slot's last run");
+    }
     sn->zone = sn->zone == UINT16_MAX || sn->zone == 0 ? 1 : (uint16_t)(sn->zone + 1);
     for (int tries = 0; tries < 2; tries++) {
         start(n, &m);
@@ -613,61 +704,6 @@ int sandbox_nat_dns(const struct slot *s)
 
 /* ---- the end of a run ---- */
 
-struct left {
-    struct nat *n;
-    struct slot_nat *sn;
-    unsigned count;
-    struct buf kill; /* one request after the other */
-    struct nl m;
-};
-
-/* Listeners are ours: no job's outlives its process. */
-static void take_socket(void *arg, const struct nlmsghdr *h)
-{
-    struct left *left = arg;
-    struct inet_diag_msg d;
-    enum { LISTEN = 10 };
-    if (h->nlmsg_len < NLMSG_LENGTH(sizeof(d))) {
-        return;
-    }
-    memcpy(&d, (const char *)h + NLMSG_HDRLEN, sizeof(d));
-    if (d.idiag_state == LISTEN) {
-        return;
-    }
-    const struct inet_diag_req_v2 r = { .sdiag_family = d.idiag_family,
-                                        .sdiag_protocol = IPPROTO_TCP,
-                                        .idiag_states = UINT32_MAX,
-                                        .id = d.id };
-    left->count++;
-    sandbox_nl_begin(&left->m, SOCK_DESTROY, NLM_F_ACK, &r, sizeof(r));
-    sandbox_nl_end(&left->m);
-}
-
-/* TCP sockets that outlive their process: they would go on sending. 0: none is left. */
-static int kill_sockets(struct nat *n, struct slot_nat *sn)
-{
-    static const uint8_t families[] = { AF_INET, AF_INET6 };
-    struct left left = { .n = n, .sn = sn, .kill = BUF_INIT(NL_BATCH_MAX) };
-    int rc = sn->diag < 0 ? -EBADF : 0;
-    sandbox_nl_init(&left.m, &left.kill, 0);
-    for (size_t i = 0; i < ARRAY_LEN(families) && rc == 0; i++) {
-        const struct inet_diag_req_v2 r = { .sdiag_family = families[i],
-                                            .sdiag_protocol = IPPROTO_TCP,
-                                            .idiag_states = UINT32_MAX };
-        struct nl m;
-        start(n, &m);
-        sandbox_nl_begin(&m, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &r, sizeof(r));
-        sandbox_nl_end(&m);
-        rc = sandbox_netlink_dump(sn->diag, &n->out, take_socket, &left);
-    }
-    if (rc == 0 && left.count > 0) {
-        rc = sandbox_netlink_call(sn->diag, &left.kill, NULL);
-        rc = rc == -ENOENT ? 0 : rc; /* it ended by itself meanwhile */
-    }
-    buf_release(&left.kill);
-    return rc;
-}
-
 void sandbox_nat_run_over(struct slot *s)
 {
     if (s->nat == NULL || !s->nat->live) {
@@ -681,7 +717,7 @@ void sandbox_nat_run_over(struct slot *s)
         int *fd = &s->fds.fd[TELEMETRY_NET_RX_BYTES + i];
         *fd = fd_close(*fd);
     }
-    if (s->nat->netns < 0 || kill_sockets(s->l->nat, s->nat) < 0) {
+    if (s->nat->netns < 0) {
         sandbox_nat_slot_drop(s); /* the next run gets another namespace */
     }
 }

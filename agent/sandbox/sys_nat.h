@@ -39,7 +39,8 @@ void sandbox_nat_adopt(struct slot *s);
 int sandbox_nat_egress(struct slot *s, const struct egress_net *nets, size_t n, struct err *e);
 /* The socket at SANDBOX_DNS_ADDR that the run's resolver asks; -1; stays this module's. */
 int sandbox_nat_dns(const struct slot *s);
-/* The run is over and everything in it dead: what its sockets still had to say is not said. */
+/* The run is over and everything in it dead. What its sockets still have to say, they may say until
+ * the next run. */
 void sandbox_nat_run_over(struct slot *s);
 /* Namespace, interface and rules of a slot that is not needed now. */
 void sandbox_nat_slot_drop(struct slot *s);

@@ -5,6 +5,8 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -188,6 +190,27 @@ def test_the_next_run_has_nothing_of_the_last(fresh):
     assert answers(box, script) == [f"{OPEN4} 80 from {NODE4}"]
     assert answers(box, script, egress=[(f"{OTHER4}/32", "any", 0, 0)]) == ["no"]
     assert answers(box, script) == [f"{OPEN4} 80 from {NODE4}"]
+
+
+def test_sockets_of_the_last_run_are_ended(lab, fresh):
+    """A connection with bytes that nobody takes outlives its process, but not the next run's
+    start."""
+    box = fresh(node__slots=1)
+    server = lab.world.popen(sys.executable, "-c", f"""import socket, time
+s = socket.create_server(("{OPEN4}", 99)); print("ready", flush=True)
+c = s.accept()[0]; time.sleep(100)""", stdout=subprocess.PIPE)
+    server.stdout.readline()
+
+    def connections():
+        out = lab.world.run("ss", "-Htn", "state", "established", f"src {OPEN4}:99").stdout
+        return len(out.splitlines())
+    ends(box, f"head -c 50000000 /dev/zero | timeout 1 nc {OPEN4} 99")
+    assert connections() == 1
+    ends(box, "true")
+    deadline = time.monotonic() + 5
+    while connections():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_the_operator_closes_and_opens(lab, fresh):
