@@ -14,6 +14,7 @@
 
 #include "agent/daemon.h"
 #include "agent/gossip/sys_gossip.h"
+#include "agent/image/origin.h"
 #include "agent/image/unpack.h"
 #include "agent/sandbox/sandbox.h"
 #include "agent/secrets.h"
@@ -180,6 +181,12 @@ static int start(const struct daemon_options *opt, struct settings *s,
     if ((rc = sys_token_load(s->auth.tokens_file, "root", &tokens, e)) != 0) {
         return rc;
     }
+    struct image_upstreams upstreams;
+    if ((rc = image_upstreams_parse(str_of(s->registry.upstreams), &upstreams, e)) != 0) {
+        (void)err_prefix(e, "registry.upstreams");
+        return rc;
+    }
+    image_upstreams_release(&upstreams);
     sys_log_init((enum log_level)s->log.level, (enum log_format)s->log.format, "launcher");
     if (geteuid() != 0) {
         return err_say(e, -EPERM,

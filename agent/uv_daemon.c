@@ -229,6 +229,12 @@ static void on_usr1(uv_signal_t *h, int signum)
     }
 }
 
+static void proxy(struct daemon *d)
+{
+    image_registry_proxy(d->registry,
+                         d->settings.registry.proxy ? node_image_puller(d->node) : NULL);
+}
+
 static void on_hup(uv_signal_t *h, int signum)
 {
     struct daemon *d = h->data;
@@ -246,6 +252,7 @@ static void on_hup(uv_signal_t *h, int signum)
     api_set_tokens(d->api, tokens);
     tokens = NULL;
     node_reload(d->node, &d->settings);
+    proxy(d);
     log_info("SIGHUP: %zu settings changed, %zu tokens known", taken, known);
     if (kept.len != 0) {
         log_warn("SIGHUP: these need a restart: %s", buf_cstr(&kept));
@@ -437,6 +444,7 @@ static int start(struct daemon *d, struct err *e)
     if (rc != 0) {
         return rc;
     }
+    proxy(d);
     rc = gossip_start(d, e);
     if (rc != 0) {
         return rc;

@@ -96,6 +96,14 @@ struct settings_image {
     uint64_t upload_timeout_ms; /* an unfinished upload is dropped */
 };
 
+struct settings_registry {
+    char upstreams[SETTINGS_LIST_MAX];
+    char credentials_file[SETTINGS_PATH_MAX];
+    char ca_file[SETTINGS_PATH_MAX]; /* "": the system's */
+    bool proxy;
+    uint64_t pull_timeout_ms;
+};
+
 struct settings_routing {
     unsigned policy; /* enum settings_policy */
     uint64_t probes;
@@ -154,6 +162,7 @@ struct settings {
     struct settings_store store;
     struct settings_secrets secrets;
     struct settings_image image;
+    struct settings_registry registry;
     struct settings_routing routing;
     struct settings_sandbox sandbox;
     struct settings_telemetry telemetry;

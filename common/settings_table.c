@@ -31,6 +31,7 @@ static const struct conf_section sections[] = {
     { "store", "Runs and their output on disk." },
     { "secrets", "Secrets of jobs and web hooks." },
     { "image", "The image store of this node." },
+    { "registry", "Other registries that images come from." },
     { "routing", "How the processor for a run is chosen." },
     { "sandbox", "What a run may use. A job's own limits stand within these." },
     { "telemetry", "What is measured while runs run." },
@@ -185,6 +186,29 @@ static const struct conf_key keys[] = {
     { AT(image, upload_timeout_ms), .key = "upload_timeout", .type = CONF_DURATION, .def = "1h",
       .min = SECONDS(10), .max = DAYS(7), .reloadable = true,
       .help = "An unfinished upload that nobody touches is dropped after this time." },
+
+    /* --- registry --- */
+    { AT(registry, upstreams), .key = "upstreams", .type = CONF_LIST, .def = "",
+      .reloadable = true,
+      .help =
+          "NAME=URL pairs: a repository that begins with NAME/ and is not here is pulled from URL, as\n"
+          "the rest of its name (after the URL's path). NAME * is every repository. Several URLs,\n"
+          "with | between them, are tried in turn. hub=https://registry.example,*=http://cache:5000" },
+    { AT(registry, credentials_file), .key = "credentials_file", .type = CONF_PATH, .def = "",
+      .reloadable = true,
+      .help =
+          "Users and passwords for the upstreams: a file in the format of Docker's config.json that\n"
+          "node.user can read." },
+    { AT(registry, ca_file), .key = "ca_file", .type = CONF_PATH, .def = "", .reloadable = true,
+      .help =
+          "PEM file with the authorities that upstreams' certificates are checked against. Not set:\n"
+          "the system's." },
+    { AT(registry, proxy), .key = "proxy", .type = CONF_BOOL, .def = "no", .reloadable = true,
+      .help =
+          "Whether a client that asks /v2 for an image of an upstream gets it pulled, and then served." },
+    { AT(registry, pull_timeout_ms), .key = "pull_timeout", .type = CONF_DURATION, .def = "30m",
+      .min = SECONDS(1), .max = DAYS(7), .reloadable = true,
+      .help = "An image that has not come by then is given up; what came of it is thrown away." },
 
     /* --- routing --- */
     { AT(routing, policy), .key = "policy", .type = CONF_CHOICE, .def = "learned",

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base64.h"
 #include "common/insist.h"
 #include "common/json.h"
 #include "common/mem.h"
@@ -260,57 +261,12 @@ int image_token_parse(struct str text, char dst[IMAGE_SECRET_MAX], struct err *e
     return 0;
 }
 
-/* ---- base 64 -----------------------------------------------------------------------------------
- */
-
-static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static void add_base64(struct buf *out, struct str s)
-{
-    for (size_t i = 0; i < s.n; i += 3) {
-        uint32_t v = (uint32_t)(uint8_t)s.p[i] << 16;
-        v |= i + 1 < s.n ? (uint32_t)(uint8_t)s.p[i + 1] << 8 : 0;
-        v |= i + 2 < s.n ? (uint32_t)(uint8_t)s.p[i + 2] : 0;
-        buf_addc(out, digits[v >> 18]);
-        buf_addc(out, digits[(v >> 12) & 63]);
-        buf_addc(out, i + 1 < s.n ? digits[(v >> 6) & 63] : '=');
-        buf_addc(out, i + 2 < s.n ? digits[v & 63] : '=');
-    }
-}
-
-static int decode_base64(struct str s, char *dst, size_t cap, size_t *ret_n)
-{
-    uint32_t bits = 0;
-    unsigned have = 0;
-    size_t out = 0;
-    while (s.n > 0 && s.p[s.n - 1] == '=') {
-        s.n--;
-    }
-    for (size_t i = 0; i < s.n; i++) {
-        const char *at = s.p[i] == '\0' ? NULL : strchr(digits, s.p[i]);
-        if (at == NULL) {
-            return -EINVAL;
-        }
-        bits = (bits << 6) | (uint32_t)(at - digits);
-        have += 6;
-        if (have >= 8) {
-            have -= 8;
-            if (out == cap) {
-                return -EINVAL;
-            }
-            dst[out++] = (char)((bits >> have) & 0xff);
-        }
-    }
-    *ret_n = out;
-    return 0;
-}
-
 void image_basic_header(struct buf *out, const char *user, const char *password)
 {
     AUTO_BUF struct buf both = BUF_INIT(2 * (size_t)IMAGE_SECRET_MAX);
     buf_addf(&both, "%s:%s", user, password);
     buf_adds(out, "Basic ");
-    add_base64(out, buf_str(&both));
+    (void)base64_encode(out, buf_cstr(&both), both.len);
 }
 
 /* ---- Docker's credentials ----------------------------------------------------------------------
@@ -347,7 +303,7 @@ static const struct json *find_entry(const struct json *auths, const char *host,
 
 static int take_login(const struct json *entry, char *user, char *password, struct err *e)
 {
-    char both[2 * IMAGE_SECRET_MAX];
+    char AUTO_MEM *both = NULL;
     size_t n = 0;
     struct str text;
     struct str name;
@@ -356,8 +312,9 @@ static int take_login(const struct json *entry, char *user, char *password, stru
         return err_say(e, -ENOTSUP, "identity tokens are not supported");
     }
     if (json_str(json_get(entry, "auth"), &text) && text.n > 0) {
-        if (decode_base64(text, both, sizeof(both), &n) < 0) {
-            return err_say(e, -EINVAL, "'auth' is not base 64");
+        int r = base64_decode(text, &both, &n);
+        if (r < 0) {
+            return r == -ENOMEM ? r : err_say(e, -EINVAL, "'auth' is not base 64");
         }
         struct str pair = { both, n };
         ptrdiff_t colon = str_find(pair, ':');

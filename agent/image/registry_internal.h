@@ -5,6 +5,7 @@
 #ifndef AGENT_IMAGE_REGISTRY_INTERNAL_H
 #define AGENT_IMAGE_REGISTRY_INTERNAL_H
 
+#include "agent/image/image_pull.h"
 #include "agent/image/store_internal.h"
 #include "agent/image/uv_registry.h"
 #include "common/loop/loop.h"
@@ -18,7 +19,9 @@ struct image_registry {
     struct map sessions; /* id → struct image_upload */
     struct list uploads; /* struct image_upload, all of them */
     unsigned uploads_len;
-    unsigned opening; /* sessions on their way into the map */
+    unsigned opening;            /* sessions on their way into the map */
+    struct image_puller *puller; /* NULL: nothing is pulled for those who ask */
+    struct list pulling;         /* operations that wait for it */
     bool closing;
     void (*on_closed)(void *arg);
     void *on_closed_arg;
@@ -38,6 +41,9 @@ struct image_reg_op {
     int status;
     struct err error;
     bool no_repo;
+    struct list link; /* in registry->pulling */
+    struct image_pull *pull;
+    bool pulled; /* once is enough */
 
     char last[IMAGE_NAME_MAX + 1]; /* paging: after this one */
     char type[IMAGE_MEDIA_TYPE_MAX + 1];

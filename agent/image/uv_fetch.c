@@ -606,11 +606,11 @@ int image_fetch_start(struct image_fetcher *f, const struct image_fetch_request 
     return 0;
 }
 
-void image_fetch_cancel(struct image_fetch *t)
+void image_fetch_cancel(struct image_fetch *fetch)
 {
-    if (t != NULL) {
-        t->fn = NULL;
-        fetch_fail(t, -ECANCELED, "it was cancelled");
+    if (fetch != NULL) {
+        fetch->fn = NULL;
+        fetch_fail(fetch, -ECANCELED, "it was cancelled");
     }
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "agent/image/fetch_internal.h"
-#include "common/insist.h"
+#include "common/loop/tls.h"
 #include "common/mem.h"
 
 /* What goes into a request's head. */
@@ -58,6 +58,7 @@ static int copy_source(const struct image_source *s, const char *repository, str
         return -ENOMEM;
     }
     o->target = s->target;
+    (void)tls_context_ref(o->target.tls);
     o->target.host = o->host;
     o->target.tls_name = o->tls_name;
     return copy_headers(s, o);
@@ -108,6 +109,7 @@ struct image_origins *image_origins_unref(struct image_origins *o)
             mem_free(v->headers[k].name);
             free_secret(v->headers[k].value);
         }
+        v->target.tls = tls_context_unref(v->target.tls);
         mem_free(v->host);
         mem_free(v->tls_name);
         mem_free(v->repository);

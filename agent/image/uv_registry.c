@@ -86,6 +86,9 @@ void image_reg_answer_error(struct http_req *req, const struct image_route *rout
     case -ENOTSUP:
         image_registry_error(req, 400, "MANIFEST_INVALID", text);
         break;
+    case -EREMOTEIO: /* an upstream's fault */
+        image_registry_error(req, 502, "UNKNOWN", text);
+        break;
     default:
         image_reg_answer_failure(req, error, text);
         break;
@@ -138,6 +141,7 @@ struct image_reg_op *image_reg_op_new(struct image_registry *r, struct http_req 
     op->route = *route;
     op->head = str_eqs(http_req_head(req)->method, "HEAD");
     op->fd = -1;
+    list_init(&op->link);
     buf_init(&op->body, LIST_BYTES_MAX);
     http_req_set_arg(req, op, client_gone);
     return op;
@@ -159,15 +163,82 @@ static void op_work(struct loop_work *w)
     op->run(op);
 }
 
+static void op_done(struct loop_work *w, int status);
+static void manifest_run(struct image_reg_op *op);
+
+/* Also without a client: an upload's file has to go somewhere. */
+static void op_answer(struct image_reg_op *op)
+{
+    op->answer(op);
+    image_reg_op_free(op);
+}
+
+/* ---- what is not here but elsewhere ---- */
+
+static void pull_came(void *arg, int rc, const struct image_fetched *got, const char *why)
+{
+    struct image_reg_op *op = arg;
+    struct image_registry *r = op->registry;
+    (void)got;
+    op->pull = NULL;
+    list_remove(&op->link);
+    op->error = (struct err){ 0 };
+    op->status = 0;
+    if (rc == 0) {
+        rc = loop_work_start(&op->work, &r->owner, op_work, op_done);
+        why = "out of memory";
+    }
+    if (rc < 0) {
+        op->status = err_say(&op->error, rc == -ENOENT ? rc : -EREMOTEIO, "%s", why);
+        op_answer(op);
+    }
+    loop_drop(&r->owner);
+}
+
+/* The manifest is not here: true when it is being pulled. */
+static bool pull_instead(struct image_reg_op *op)
+{
+    struct image_registry *r = op->registry;
+    if (op->status != -ENOENT || op->route.kind != IMAGE_ROUTE_MANIFEST || op->pulled ||
+        op->run != manifest_run || op->req == NULL || r->closing ||
+        !image_puller_knows(r->puller, op->route.ref.repository)) {
+        return false;
+    }
+    op->pulled = true;
+    if (image_pull_start(r->puller, &op->route.ref, pull_came, op, &op->pull, NULL) < 0) {
+        return false;
+    }
+    loop_hold(&r->owner);
+    list_push_back(&r->pulling, &op->link);
+    return true;
+}
+
 static void op_done(struct loop_work *w, int status)
 {
     struct image_reg_op *op = CONTAINER_OF(w, struct image_reg_op, work);
     if (status < 0) {
         op->status = err_set(&op->error, status, "registry");
     }
-    /* Also without a client: an upload's file has to go somewhere. */
-    op->answer(op);
-    image_reg_op_free(op);
+    if (!pull_instead(op)) {
+        op_answer(op);
+    }
+}
+
+void image_registry_proxy(struct image_registry *r, struct image_puller *puller)
+{
+    r->puller = puller;
+}
+
+static void pulls_end(struct image_registry *r)
+{
+    while (!list_empty(&r->pulling)) {
+        struct image_reg_op *op = LIST_ITEM(r->pulling.next, struct image_reg_op, link);
+        image_pull_cancel(TAKE(op->pull));
+        list_remove(&op->link);
+        op->status = err_say(&op->error, -ECANCELED, "the registry is closing");
+        op_answer(op);
+        loop_drop(&r->owner);
+    }
 }
 
 bool image_reg_op_start(struct image_reg_op *op)
@@ -724,6 +795,7 @@ int image_registry_new(struct loop *l, struct image_store *store, struct image_r
         return err_set(e, -ENOMEM, "start the registry");
     }
     r->store = store;
+    list_init(&r->pulling);
     loop_owner_init(&r->owner, l, registry_closed);
     image_reg_uploads_init(r);
     *ret = r;
@@ -736,5 +808,6 @@ void image_registry_close(struct image_registry *r, void (*on_closed)(void *arg)
     r->closing = true;
     r->on_closed = on_closed;
     r->on_closed_arg = arg;
+    pulls_end(r);
     image_reg_uploads_close(r);
 }

@@ -14,10 +14,14 @@
 
 struct loop;
 struct image_registry;
+struct image_puller;
 
 /* Keeps its upload sessions; the store must outlive it. -ENOMEM. */
 int image_registry_new(struct loop *l, struct image_store *store, struct image_registry **ret,
                        struct err *e);
+/* From now on a manifest that is asked for and not here is pulled first, when it has an upstream;
+ * then it is served. NULL: no more. The puller must outlive the registry. */
+void image_registry_proxy(struct image_registry *r, struct image_puller *puller);
 /* Answers a request whose path is /v2 or begins with /v2/. Who may ask was decided before. Takes
  * the request over: it is answered in every case. */
 void image_registry_handle(struct image_registry *r, struct http_req *req);

@@ -26,6 +26,7 @@
 struct loop; /* common/loop/loop.h */
 
 struct node;
+struct image_puller;
 struct image_store;
 
 /* What went wrong, with a stable name for clients (node_code_name) and the HTTP status that says
@@ -279,6 +280,8 @@ void node_token_watch(struct node *n, void (*changed)(void *arg), void *arg);
 struct loop *node_loop(struct node *n);
 const struct settings *node_settings(const struct node *n);
 struct image_store *node_images(struct node *n);
+/* What pulls from upstreams; lives as long. */
+struct image_puller *node_image_puller(struct node *n);
 
 /* The caller behind arg is gone: none of its callbacks is called any more. Cheap when there is
  * none. */

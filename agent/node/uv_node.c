@@ -408,7 +408,8 @@ static int open_state(struct node *n, struct err *e)
     if ((rc = job_store_open(n->loop, &runs, &n->store, e)) != 0) {
         return rc;
     }
-    return image_store_open(n->loop, &images, &n->images_store, e);
+    rc = image_store_open(n->loop, &images, &n->images_store, e);
+    return rc != 0 ? rc : node_upstream_start(n, e);
 }
 
 static int probe(struct node *n, struct err *e)
@@ -554,6 +555,7 @@ void node_reload(struct node *n, const struct settings *next)
 {
     n->settings = *next;
     node_core_set_policy(n->core, (enum route_policy)next->routing.policy);
+    node_upstream_reload(n);
     job_store_set_retention(n->store, next->store.retention_ms, next->store.retention_bytes);
     loop_timer_start(&n->sample, next->telemetry.interval_ms, next->telemetry.interval_ms);
     if (n->said_hello) {
@@ -621,6 +623,14 @@ static void images_closed(void *arg)
     loop_owner_close(&n->owner);
 }
 
+static void puller_closed(void *arg)
+{
+    struct node *n = arg;
+
+    n->puller = NULL;
+    image_store_close(n->images_store, images_closed, n);
+}
+
 static void store_closed(void *arg)
 {
     struct node *n = arg;
@@ -631,7 +641,7 @@ static void store_closed(void *arg)
     while (!list_empty(&n->images)) {
         node_image_forget(n, LIST_ITEM(n->images.next, struct node_image, link));
     }
-    image_store_close(n->images_store, images_closed, n);
+    image_puller_close(n->puller, puller_closed, n);
 }
 
 static void client_closed(void *arg)

@@ -110,6 +110,7 @@ static void on_job_put(void *arg, int status, const struct job *job, bool create
                                 .job = job->name,
                                 .concurrency = job->policy.concurrency };
         node_feed_job(n, &ev);
+        node_image_warm(n, job->image);
         if (changed) {
             node_triggers_job(n, job);
             node_cluster_job_put(n, job);

@@ -9,6 +9,7 @@
 #define AGENT_NODE_UV_NODE_INTERNAL_H
 
 #include "agent/image/image_fetch.h"
+#include "agent/image/image_pull.h"
 #include "agent/image/image_store.h"
 #include "agent/jobs/uv_store.h"
 #include "agent/node/node_internal.h"
@@ -298,6 +299,7 @@ struct node {
     bool learn_said;           /* that a row was odd */
     struct job_store *store;
     struct image_store *images_store;
+    struct image_puller *puller;
     struct sandbox_client *client;
     struct sandbox_dns *dns; /* NULL once it is closed */
     struct telemetry_metrics *metrics;
@@ -413,6 +415,15 @@ void node_fx_launch(struct node *n, const struct run *run);
 void node_fx_stop(struct node *n, struct ulid id, uint32_t attempt);
 void node_sample_all(struct node *n);
 void node_image_forget(struct node *n, struct node_image *img);
+
+/* -- uv_node_upstream.c -- */
+int node_upstream_start(struct node *n, struct err *e);
+void node_upstream_reload(struct node *n);
+/* image_store_resolve(), after pulling what is not here and has an upstream. */
+int node_image_resolve(struct node *n, const struct image_ref *ref, image_resolve_fn *fn,
+                       void *arg);
+/* Pulls a registered job's image ahead of its first run. */
+void node_image_warm(struct node *n, const char *image);
 extern const struct sandbox_client_events node_sandbox_events;
 
 /* -- uv_node_submit.c: accepting, cancelling, retrying -- */

@@ -388,10 +388,16 @@ static void on_resolved(void *arg, int status, struct image_resolved *image, con
 
 static void resolve(struct node_live *l)
 {
-    struct image_ref ref = { .digest = l->run.image_digest };
+    struct image_ref ref;
     struct ticket *t = ticket_new(l);
 
-    if (image_store_resolve(l->node->images_store, &ref, on_resolved, t) != 0) {
+    /* The name says where it can be had again, should it have gone; the digest says what. */
+    if (image_ref_parse(str_of(l->run.image), &ref, NULL) != 0) {
+        ref = (struct image_ref){ .tag = "" };
+    }
+    ref.digest = l->run.image_digest;
+    ref.tag[0] = '\0';
+    if (node_image_resolve(l->node, &ref, on_resolved, t) != 0) {
         (void)ticket_use(t);
         node_live_answer(l, LIVE_NO_ROOM);
     }

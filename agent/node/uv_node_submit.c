@@ -244,7 +244,7 @@ static void with_document(struct node_request *r, const struct node_submit *s)
         }
         return;
     }
-    int rc = image_store_resolve(n->images_store, &ref, on_image, r);
+    int rc = node_image_resolve(n, &ref, on_image, r);
     if (rc != 0) {
         fail_store(r, rc);
     }
