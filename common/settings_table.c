@@ -188,8 +188,7 @@ static const struct conf_key keys[] = {
       .help = "An unfinished upload that nobody touches is dropped after this time." },
 
     /* --- registry --- */
-    { AT(registry, upstreams), .key = "upstreams", .type = CONF_LIST, .def = "",
-      .reloadable = true,
+    { AT(registry, upstreams), .key = "upstreams", .type = CONF_LIST, .def = "", .reloadable = true,
       .help =
           "NAME=URL pairs: a repository that begins with NAME/ and is not here is pulled from URL, as\n"
           "the rest of its name (after the URL's path). NAME * is every repository. Several URLs,\n"

@@ -27,12 +27,26 @@ static bool plain_text(struct str s)
     return true;
 }
 
+static bool host_ok(struct str s, bool v6)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        char c = s.p[i];
+        bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+        bool name = hex || (c >= 'g' && c <= 'z') || (c >= 'G' && c <= 'Z') || c == '-' || c == '_';
+        if (c != '.' && !(v6 ? hex || c == ':' : name)) {
+            return false;
+        }
+    }
+    return s.n > 0;
+}
+
 /* host, host:port, [v6], [v6]:port */
 static int take_authority(struct str s, struct image_url *url)
 {
     struct str host = s;
     struct str port = STR("");
-    if (s.n > 0 && s.p[0] == '[') {
+    bool v6 = s.n > 0 && s.p[0] == '[';
+    if (v6) {
         ptrdiff_t end = str_find(s, ']');
         if (end < 0) {
             return -EINVAL;
@@ -51,8 +65,7 @@ static int take_authority(struct str s, struct image_url *url)
         }
     }
     uint64_t number = url->https ? 443 : 80;
-    bool odd = str_find(host, '@') >= 0 || str_find(host, '%') >= 0 || str_find(host, '\\') >= 0;
-    if (host.n == 0 || odd || str_copy(url->host, sizeof(url->host), host) < 0 ||
+    if (!host_ok(host, v6) || str_copy(url->host, sizeof(url->host), host) < 0 ||
         (port.n > 0 && str_u64_in(port, 1, 65535, &number) < 0)) {
         return -EINVAL;
     }
