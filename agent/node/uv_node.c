@@ -480,6 +480,7 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->live_free);
     list_init(&n->pending);
     list_init(&n->images);
+    list_init(&n->warm);
     list_init(&n->request_list);
     list_init(&n->queries);
     list_init(&n->watches);
@@ -565,6 +566,7 @@ void node_reload(struct node *n, const struct settings *next)
 
 static void node_free(struct node *n)
 {
+    node_images_kept_free(n);
     while (!list_empty(&n->request_list)) {
         node_request_free(LIST_ITEM(n->request_list.next, struct node_request, link));
     }

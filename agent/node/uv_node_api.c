@@ -110,7 +110,7 @@ static void on_job_put(void *arg, int status, const struct job *job, bool create
                                 .job = job->name,
                                 .concurrency = job->policy.concurrency };
         node_feed_job(n, &ev);
-        node_image_warm(n, job->image);
+        node_image_keep(n, job);
         if (changed) {
             node_triggers_job(n, job);
             node_cluster_job_put(n, job);
@@ -196,6 +196,7 @@ static void on_deleted(void *arg, int status)
         node_triggers_drop(n, str_of(x->job->name));
         node_cluster_job_deleted(n, x->job->name);
         telemetry_forget_job(n->metrics, x->job->name);
+        node_image_let_go(n, x->job->name);
         log_info("job '%s' is deleted", x->job->name);
     }
     on_job(x->query, status, x->job, false, true);

@@ -350,6 +350,8 @@ struct node {
     struct node_live *lives;
     size_t lives_len;
     struct list images;
+    struct list warm; /* struct node_warm */
+    size_t warm_len;
     size_t images_len;
     struct node_docs docs; /* by run id */
     struct node_docs jobs; /* by name: the newest revision */
@@ -422,8 +424,12 @@ void node_upstream_reload(struct node *n);
 /* image_store_resolve(), after pulling what is not here and has an upstream. */
 int node_image_resolve(struct node *n, const struct image_ref *ref, image_resolve_fn *fn,
                        void *arg);
-/* Pulls a registered job's image ahead of its first run. */
-void node_image_warm(struct node *n, const char *image);
+
+/* -- uv_node_warm.c: images of registered jobs stay -- */
+void node_image_keep(struct node *n, const struct job *job);
+void node_image_let_go(struct node *n, const char *job);
+void node_images_keep_all(struct node *n);
+void node_images_kept_free(struct node *n);
 extern const struct sandbox_client_events node_sandbox_events;
 
 /* -- uv_node_submit.c: accepting, cancelling, retrying -- */

@@ -703,6 +703,7 @@ static void on_adopted(void *arg)
         node_guests_adopted(n);
         node_triggers_load(n);
         node_cluster_ready(n);
+        node_images_keep_all(n);
         n->opt.on_ready(n->opt.arg);
         (void)sandbox_client_ready(n->client, "accepting runs");
     }

@@ -123,24 +123,3 @@ int node_image_resolve(struct node *n, const struct image_ref *ref, image_resolv
     }
     return rc;
 }
-
-/* ---- ahead of time ---- */
-
-static void on_warm(void *arg, int status, struct image_resolved *image, const struct err *e)
-{
-    (void)arg;
-    if (status == -ENOMEM) {
-        log_warn("an image ahead of its job's first run: %s", err_text(e));
-    }
-    image_resolved_free(image);
-}
-
-void node_image_warm(struct node *n, const char *image)
-{
-    struct image_ref ref;
-
-    if (image_ref_parse(str_of(image), &ref, NULL) == 0 &&
-        image_puller_knows(n->puller, ref.repository)) {
-        (void)node_image_resolve(n, &ref, on_warm, NULL);
-    }
-}
