@@ -147,6 +147,29 @@ def test_buildah_round_trip(reg, buildah, tmp_path, name, extra):
     assert out[0].startswith("uid=1234") and out[1:] == ["one", "/work"]
 
 
+@pytest.mark.parametrize("form", ["gzip", "zstd", "zstd:chunked"])
+def test_compressed_layers(reg, buildah, tmp_path, form):
+    """Layers of their own, so that no cache stands in for them: what comes is so compressed, runs,
+    and goes back."""
+    name = f"form{form.replace(':', '')}"
+    c = buildah("from", "scratch")
+    (tmp_path / "mark").write_text(f"made as {form}\n" * 1000)
+    buildah("add", "--chmod", "0755", c, BUSYBOX, f"/{name}/busybox")
+    buildah("add", c, tmp_path / "mark", "/mark")
+    buildah("config", "--cmd", f'["/{name}/busybox","head","-n","1","/mark"]', c)
+    buildah("commit", "--format", "oci", c, f"{name}:1")
+    target = f"{reg.addr}/team/{name}:1"
+    buildah("push", "--tls-verify=false", "--compression-format", form, f"{name}:1",
+            f"docker://{target}")
+    layers = json.loads(raw_manifest(reg, f"team/{name}", "1"))["layers"]
+    assert all(x["mediaType"].endswith("+" + form.split(":", maxsplit=1)[0]) for x in layers)
+    if form == "zstd:chunked":
+        assert any("chunked" in key for x in layers for key in x.get("annotations", {}))
+    assert reg.cli("submit", f"team/{name}:1", "--wait").stdout == f"made as {form}\n".encode()
+    image = buildah("pull", "--tls-verify=false", target)
+    assert buildah("inspect", "--type", "image", image)
+
+
 def test_podman_round_trip(reg, buildah, tmp_path):
     target = f"{reg.addr}/pod/job:1"
     buildah(
@@ -254,3 +277,15 @@ def test_docker_round_trip(reg, docker, image_tar):
                                               "-f",
                                               "{{.RepoDigests}}",
                                               target).decode()
+
+
+def test_docker_save_and_pull_by_digest(reg, docker, image_tar, tmp_path):
+    """What 'docker save' writes runs after 'agent push'; an image comes back by its digest."""
+    docker("load", "-i", image_tar)
+    docker("tag", "lab/busybox:1", "saved/x:2")
+    docker("save", "-o", tmp_path / "saved.tar", "saved/x:2")
+    reg.cli("push", tmp_path / "saved.tar")
+    assert reg.cli("submit", "saved/x:2", "--wait", "--", "echo", "hi").stdout == b"hi\n"
+    d = "sha256:" + hashlib.sha256(raw_manifest(reg, "saved/x", "2")).hexdigest()
+    docker("pull", f"{reg.addr}/saved/x@{d}")
+    assert d in docker("image", "ls", "--digests").decode()
