@@ -455,8 +455,8 @@ static void image_name(struct buf *out, const struct json *image)
 
 void cli_view_images(struct cli_view *v, const struct json *list)
 {
-    static const char *const heads[] = { "REPOSITORY", "TAG",     "DIGEST",     ">LAYERS",
-                                         ">SIZE",      ">PUSHED", ">LAST USED", NULL };
+    static const char *const heads[] = { "REPOSITORY", "TAG",     "DIGEST",     ">LAYERS", ">SIZE",
+                                         ">SHARED",    ">PUSHED", ">LAST USED", "KEPT",    NULL };
     const struct json *images = members_of(list, "images");
     if (v->format == CLI_FORMAT_JSON) {
         cli_view_json(v, list);
@@ -482,9 +482,13 @@ void cli_view_images(struct cli_view *v, const struct json *list)
         } else {
             number_cell(&t, image, "layers");
         }
+        bool kept = false;
+        (void)json_bool(json_get(image, "kept"), &kept);
         bytes_cell(&t, cli_json_num(image, "size_bytes"));
+        bytes_cell(&t, cli_json_num(image, "shared_bytes"));
         age_cell(v, &t, cli_json_time(image, "pushed_at"));
         age_cell(v, &t, cli_json_time(image, "last_used_at"));
+        cli_table_cell(&t, CLI_PLAIN, kept ? STR("yes") : STR("-"));
     }
     finish(v, &t);
 }

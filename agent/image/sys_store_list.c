@@ -9,6 +9,15 @@
 
 enum { DIFF_IDS_MAX = 1 << 17 };
 
+/* Bytes of the blobs of m (or of what m, an index, leads to) that other images need as well. */
+#define SHARED_SQL \
+    "coalesce((SELECT sum(b.size) FROM blobs b WHERE b.digest IN" \
+    "  (SELECT f.digest FROM refs f WHERE f.kind IN (1, 2) AND (f.manifest = m.digest OR" \
+    "   f.manifest IN (SELECT g.digest FROM refs g WHERE g.manifest = m.digest AND g.kind = 3)))" \
+    " AND EXISTS (SELECT 1 FROM refs o WHERE o.digest = b.digest AND o.kind IN (1, 2)" \
+    "  AND o.manifest <> m.digest AND o.manifest NOT IN" \
+    "  (SELECT g.digest FROM refs g WHERE g.manifest = m.digest AND g.kind = 3))), 0)"
+
 /* One row per tag; a manifest without a tag that no index names has one with a null. The size of an
  * index is that of what it leads to. */
 static const char list_sql[] =
@@ -18,14 +27,14 @@ static const char list_sql[] =
     "   ON c.digest = f.digest WHERE f.manifest = m.digest AND f.kind = 3), 0)),"
     "  max(m.created, coalesce((SELECT max(c.created) FROM refs f JOIN manifests c"
     "   ON c.digest = f.digest WHERE f.manifest = m.digest AND f.kind = 3), 0)),"
-    "  coalesce(t.pushed, h.pushed), h.used"
+    "  coalesce(t.pushed, h.pushed), h.used, " SHARED_SQL
     " FROM holds h JOIN repos r ON r.id = h.repo JOIN manifests m ON m.digest = h.digest"
     " LEFT JOIN tags t ON t.repo = h.repo AND t.digest = h.digest"
     " WHERE t.tag IS NOT NULL OR NOT EXISTS"
     "  (SELECT 1 FROM refs f WHERE f.digest = h.digest AND f.kind = 3)"
     " ORDER BY r.name, t.tag, h.digest";
 
-static void write_row(struct json_w *w, sqlite3_stmt *q)
+static void write_row(struct image_store *s, struct json_w *w, sqlite3_stmt *q)
 {
     json_w_obj(w);
     json_kv_cstr(w, "repository", image_db_column_text(q, 0));
@@ -37,10 +46,12 @@ static void write_row(struct json_w *w, sqlite3_stmt *q)
     }
     json_kv_cstr(w, "digest", image_db_column_text(q, 2));
     json_kv_int(w, "size_bytes", sqlite3_column_int64(q, 3));
+    json_kv_int(w, "shared_bytes", sqlite3_column_int64(q, 8));
     json_kv_int(w, "layers", sqlite3_column_int64(q, 4));
     json_kv_time(w, "created_at", sqlite3_column_int64(q, 5));
     json_kv_time(w, "pushed_at", sqlite3_column_int64(q, 6));
     json_kv_time(w, "last_used_at", sqlite3_column_int64(q, 7));
+    json_kv_bool(w, "kept", image_store_is_pinned(s, image_db_column_text(q, 2)));
     json_w_end(w);
 }
 
@@ -57,7 +68,7 @@ int image_store_list_json(struct image_store *s, struct buf *out, struct err *e)
     {
         sqlite3_stmt AUTO_QUERY *q = image_db_query(&s->db, list_sql);
         while ((r = image_db_step(&s->db, q, e)) == 1) {
-            write_row(&w, q);
+            write_row(s, &w, q);
         }
     }
     pthread_mutex_unlock(&s->lock);
