@@ -50,7 +50,8 @@ class Net:
         self.inside(i, "nft", "delete", "table", "ip", "cut", check=False)
         if rules:
             text = "".join(f"  {r} drop\n" for r in rules)
-            table = "table ip cut { chain arriving { type filter hook input priority 0; policy accept;\n" \
+            table = "table ip cut {\n chain arriving {\n" \
+                "  type filter hook input priority 0; policy accept;\n" \
                 f"{text} }}\n}}\n"
             subprocess.run([*self.enter(i), "nft", "-f", "-"], input=table, check=True, text=True,
                            capture_output=True)
