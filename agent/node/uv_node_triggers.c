@@ -337,25 +337,16 @@ static void carry_out(struct node_triggers *t, const struct trigger_plan_effects
 static int set_of(const struct job *job, struct trigger_set **ret,
                   struct trigger_problems *problems)
 {
-    AUTO_JSON struct json_doc *triggers = NULL;
-    AUTO_JSON struct json_doc *callbacks = NULL;
-    int rc = 0;
+    AUTO_JSON struct json_doc *doc = NULL;
+    int rc = json_parse(job->triggers, strlen(job->triggers), NULL, &doc, NULL);
 
-    if (job->triggers != NULL) {
-        rc = json_parse(job->triggers, strlen(job->triggers), NULL, &triggers, NULL);
-    }
-    if (rc == 0 && job->callbacks != NULL) {
-        rc = json_parse(job->callbacks, strlen(job->callbacks), NULL, &callbacks, NULL);
-    }
     if (rc != 0) {
         problems->n = 1;
         (void)snprintf(problems->items[0].field, sizeof problems->items[0].field, "triggers");
         (void)snprintf(problems->items[0].detail, sizeof problems->items[0].detail, "too large");
         return rc == -ENOMEM ? rc : -EINVAL;
     }
-    return trigger_set_parse(triggers != NULL ? json_root(triggers) : NULL,
-                             callbacks != NULL ? json_root(callbacks) : NULL, str_of(job->name),
-                             ret, problems);
+    return trigger_set_parse(json_root(doc), str_of(job->name), ret, problems);
 }
 
 static void add_problem(struct job_problems *ps, const char *field, const char *detail)
@@ -415,7 +406,7 @@ int node_triggers_check(struct node *n, const struct job *job, struct job_proble
     struct trigger_set *set = NULL;
     size_t before = problems->n;
 
-    if (job->triggers == NULL && job->callbacks == NULL) {
+    if (job->triggers == NULL) {
         return 0;
     }
     found = mem_zalloc(sizeof *found);
@@ -503,7 +494,7 @@ void node_triggers_job(struct node *n, const struct job *job)
     struct entry *x;
     int rc;
 
-    if (job->triggers == NULL && job->callbacks == NULL) {
+    if (job->triggers == NULL) {
         if (old != NULL) {
             node_triggers_drop(n, str_of(job->name));
         }

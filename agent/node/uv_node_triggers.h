@@ -22,7 +22,7 @@ void node_triggers_load(struct node *n);
 void node_triggers_close(struct node *n); /* nothing fires any more; before the owner's close */
 void node_triggers_free(struct node *n);
 
-/* Are the document's triggers and callbacks sound, its zones known, its chain of jobs without a
+/* Are the document's triggers sound, its zones known, its chain of jobs without a
  * circle? 0, -EINVAL with a problem for each (as far as they fit) and the first in e, -ENOMEM. */
 int node_triggers_check(struct node *n, const struct job *job, struct job_problems *problems,
                         struct err *e);

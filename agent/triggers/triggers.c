@@ -435,7 +435,7 @@ static void read_sensor(struct doc *d, const struct json *v, void *item)
     }
 }
 
-/* ---- events, after, call-backs ---- */
+/* ---- events, after ---- */
 
 static void read_event(struct doc *d, const struct json *v, void *item)
 {
@@ -510,28 +510,6 @@ static void read_after(struct doc *d, const struct json *v, void *item)
     }
 }
 
-static void read_callback(struct doc *d, const struct json *v, void *item)
-{
-    struct trigger_callback *c = item;
-
-    c->on = TRIGGER_AFTER_ENDED;
-    JSON_EACH (m, v) {
-        if (str_eqs(m->key, "url")) {
-            get_text(d, m, "url", c->url, sizeof c->url);
-        } else if (str_eqs(m->key, "secret")) {
-            get_name(d, m, "secret", c->secret);
-        } else if (str_eqs(m->key, "on")) {
-            get_on(d, m, &c->on);
-        } else {
-            unknown(d, m);
-        }
-    }
-    struct str url = str_of(c->url);
-    if (!str_starts(url, "https://") && !str_starts(url, "http://")) {
-        problem(d, "url", "has to begin with https:// or http://");
-    }
-}
-
 /* ---- lists ---- */
 
 typedef void read_fn(struct doc *d, const struct json *v, void *item);
@@ -561,8 +539,6 @@ static const struct kind kinds[] = {
          read_event),
     KIND(after, trigger_after, TRIGGER_PER_JOB_MAX, SIZE_MAX, read_after),
 };
-static const struct kind callback_kind =
-    KIND(callbacks, trigger_callback, TRIGGER_CALLBACKS_MAX, SIZE_MAX, read_callback);
 
 /* No two of one kind may have one name. */
 static void check_names(struct doc *d, const struct kind *k, const char *items, size_t n)
@@ -579,13 +555,13 @@ static void check_names(struct doc *d, const struct kind *k, const char *items, 
     }
 }
 
-static void read_list(struct doc *d, const struct json *v, const struct kind *k, const char *prefix)
+static void read_list(struct doc *d, const struct json *v, const struct kind *k)
 {
     char *set = (char *)d->set;
     size_t *len = (size_t *)(void *)(set + k->len_at);
     char **items = (char **)(void *)(set + k->items_at);
 
-    (void)snprintf(d->where, sizeof d->where, "%s%s", prefix, k->name);
+    (void)snprintf(d->where, sizeof d->where, "triggers.%s", k->name);
     if (v->type != JSON_ARRAY || v->count > k->max) {
         problem(d, "", "must be an array of at most %zu", k->max);
         return;
@@ -597,7 +573,7 @@ static void read_list(struct doc *d, const struct json *v, const struct kind *k,
     }
     JSON_EACH (m, v) {
         char *item = *items + *len * k->size;
-        (void)snprintf(d->where, sizeof d->where, "%s%s[%zu]", prefix, k->name, *len);
+        (void)snprintf(d->where, sizeof d->where, "triggers.%s[%zu]", k->name, *len);
         if (k->name_at != SIZE_MAX) {
             /* Its place is its name until it has one. */
             (void)snprintf(item + k->name_at, TRIGGER_NAME_MAX + 1, "%zu", *len);
@@ -625,7 +601,7 @@ static void read_triggers(struct doc *d, const struct json *v)
             k = str_eqs(m->key, kinds[i].name) ? &kinds[i] : NULL;
         }
         if (k != NULL) {
-            read_list(d, m, k, "triggers.");
+            read_list(d, m, k);
         } else {
             (void)str_copy(d->where, sizeof d->where, STR("triggers"));
             unknown(d, m);
@@ -633,8 +609,8 @@ static void read_triggers(struct doc *d, const struct json *v)
     }
 }
 
-int trigger_set_parse(const struct json *triggers, const struct json *callbacks, struct str job,
-                      struct trigger_set **ret, struct trigger_problems *problems)
+int trigger_set_parse(const struct json *triggers, struct str job, struct trigger_set **ret,
+                      struct trigger_problems *problems)
 {
     struct doc d = { .problems = problems, .job = job };
 
@@ -643,12 +619,7 @@ int trigger_set_parse(const struct json *triggers, const struct json *callbacks,
     if (d.set == NULL) {
         return -ENOMEM;
     }
-    if (triggers != NULL) {
-        read_triggers(&d, triggers);
-    }
-    if (callbacks != NULL) {
-        read_list(&d, callbacks, &callback_kind, "");
-    }
+    read_triggers(&d, triggers);
     if (d.no_memory || problems->n != 0) {
         trigger_set_free(d.set);
         return d.no_memory ? -ENOMEM : -EINVAL;
@@ -684,6 +655,5 @@ struct trigger_set *trigger_set_free(struct trigger_set *s)
     mem_free(s->sensors);
     mem_free(s->events);
     mem_free(s->after);
-    mem_free(s->callbacks);
     return mem_free(s);
 }

@@ -1,10 +1,10 @@
 /*
  * triggers - what sets a job off besides a direct call, as a job's document says it: schedules, web
- * hooks, sensors, events, other jobs; and the call-backs that a run's end sets off in turn.
+ * hooks, sensors, events, other jobs.
  *
- * This header is the document: the members "triggers" and "callbacks" of a job, checked and
- * compiled. Pure. Beside it: cron.h and zone.h (when), when.h (conditions), sensor.h (edges),
- * hook.h (who is it from), cloudevent.h (events), schedule.h (which schedule fires next).
+ * This header is the document: the member "triggers" of a job, checked and compiled. Pure. Beside
+ * it: cron.h and zone.h (when), when.h (conditions), sensor.h (edges), hook.h (who is it from),
+ * cloudevent.h (events), schedule.h (which schedule fires next).
  */
 #ifndef AGENT_TRIGGERS_TRIGGERS_H
 #define AGENT_TRIGGERS_TRIGGERS_H
@@ -25,10 +25,8 @@ enum {
     TRIGGER_PER_JOB_MAX = 64, /* of each kind */
     TRIGGER_TOPIC_MAX = 255,
     TRIGGER_FILTER_MAX = 255, /* bytes of an event filter's text */
-    TRIGGER_URL_MAX = 2048,
     TRIGGER_HEADERS_MAX = 32, /* headers that a hook hands on */
     TRIGGER_AFTER_JOBS_MAX = 16,
-    TRIGGER_CALLBACKS_MAX = 8,
     TRIGGER_CATCH_UP_MAX = 100, /* missed firings made up for, with catch_up "all" */
 };
 
@@ -90,12 +88,6 @@ struct trigger_after {
     bool payload; /* the output of the one is the payload of the next */
 };
 
-struct trigger_callback {
-    char url[TRIGGER_URL_MAX + 1];
-    char secret[TRIGGER_NAME_MAX + 1]; /* "": unsigned */
-    enum trigger_after_on on;
-};
-
 struct trigger_set {
     struct trigger_schedule *schedules;
     size_t schedules_len;
@@ -107,8 +99,6 @@ struct trigger_set {
     size_t events_len;
     struct trigger_after *after;
     size_t after_len;
-    struct trigger_callback *callbacks;
-    size_t callbacks_len;
 };
 
 enum { TRIGGER_PROBLEMS_MAX = 16 };
@@ -121,11 +111,11 @@ struct trigger_problems {
     struct trigger_problem items[TRIGGER_PROBLEMS_MAX];
 };
 
-/* Reads both members; each may be NULL (absent). job: its name, for `H` in cron. 0 and *ret;
+/* Reads it. job: its name, for `H` in cron. 0 and *ret;
  * -EINVAL and *problems (never empty then); -ENOMEM. Zones are checked by form only: whoever has
  * the zoneinfo looks them up (sys_zone.h). */
-int trigger_set_parse(const struct json *triggers, const struct json *callbacks, struct str job,
-                      struct trigger_set **ret, struct trigger_problems *problems);
+int trigger_set_parse(const struct json *triggers, struct str job, struct trigger_set **ret,
+                      struct trigger_problems *problems);
 struct trigger_set *trigger_set_free(struct trigger_set *s); /* NULL is fine; returns NULL */
 
 /* What `H` of a job's schedules is drawn from; the same on every node. */
