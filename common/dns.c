@@ -19,7 +19,8 @@ static char name_char(uint8_t c)
     return plain ? (char)c : '?';
 }
 
-/* The name at *at; *at moves behind it. Pointers only lead back, so it ends. -EBADMSG. */
+/* The name at *at; *at moves behind it. Pointers only lead back, so it ends; never
+ * into the header, which changes on the way. -EBADMSG. */
 static int name_take(const uint8_t *p, size_t n, size_t *at, char dst[DNS_NAME_CAP])
 {
     size_t pos = *at;
@@ -36,7 +37,7 @@ static int name_take(const uint8_t *p, size_t n, size_t *at, char dst[DNS_NAME_C
                 return -EBADMSG;
             }
             size_t to = (size_t)(be16(p + pos) & 0x3fff);
-            if (to >= pos || to >= before) {
+            if (to < DNS_HEADER || to >= pos || to >= before) {
                 return -EBADMSG;
             }
             *at = before == SIZE_MAX ? pos + 2 : *at;
@@ -68,6 +69,10 @@ static int question_take(const uint8_t *p, size_t n, struct dns_question *ret)
 
     if (n < DNS_HEADER || be16(p + 4) != 1 || name_take(p, n, &at, ret->name) != 0 || n - at < 4 ||
         be16(p + at + 2) != CLASS_IN) {
+        return -EBADMSG;
+    }
+    /* The first name has nothing to point back to: its length is what it says. */
+    if (at != DNS_HEADER + strlen(ret->name) + (ret->name[0] != '\0' ? 2 : 1)) {
         return -EBADMSG;
     }
     ret->id = be16(p);

@@ -53,7 +53,9 @@ static void names_end(void **state)
     (void)state;
     struct dns_question q;
     char m[400] = "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00";
-    /* A pointer to itself, and one forward. */
+    /* A pointer into the header, one to itself, and one forward. */
+    memcpy(m + 12, "\xc0\x00\x00\x01\x00\x01", 6);
+    assert_int_equal(dns_query_parse(m, 18, &q), -EBADMSG);
     memcpy(m + 12, "\xc0\x0c\x00\x01\x00\x01", 6);
     assert_int_equal(dns_query_parse(m, 18, &q), -EBADMSG);
     memcpy(m + 12, "\xc0\x20\x00\x01\x00\x01", 6);
