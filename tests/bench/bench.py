@@ -317,7 +317,7 @@ def bench_many(args, result):
     """What a live sandbox costs the agent each second, and what a queued run keeps in memory."""
     live = 100 if args.quick else 1000
     node = sleeper_node(args, live)
-    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", live, 16)
+    submit(args, node, "POST", "/v1/jobs/sleeper/runs", live, 16)
     deadline = time.monotonic() + 180
     while count_runs(node, "running") < live and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -331,9 +331,9 @@ def bench_many(args, result):
 
     queued = 2000 if args.quick else 20000
     node = sleeper_node(args, 1)
-    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", 500, 64)  # what is made once
+    submit(args, node, "POST", "/v1/jobs/sleeper/runs", 500, 64)  # what is made once
     before = node.agent_rss()
-    submit(args, node.addr, "POST", "/v1/jobs/sleeper/runs", queued, 64)
+    submit(args, node, "POST", "/v1/jobs/sleeper/runs", queued, 64)
     each = (node.agent_rss() - before) / queued
     node.close()
     result["many"] = {"live": running, "agent_share_of_core": share, "queued": queued,
@@ -384,6 +384,7 @@ def main():
     bench_tls(args, node, job, result)
     bench_big(args, node, result)
     node.close()
+    bench_many(args, result)
     import compare
     result["compare"] = compare.compare(args.agent, args.quick)
 
