@@ -14,6 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -194,10 +195,26 @@ static uint32_t slots_wanted(const struct settings *s)
     return n < SANDBOX_SLOTS_MAX ? (uint32_t)n : SANDBOX_SLOTS_MAX;
 }
 
+/* A slot in use holds about forty descriptors: never so many slots that the launcher has none left
+ * for a new agent process. */
+static uint32_t slots_that_fit(uint32_t wanted)
+{
+    enum { OF_A_SLOT = 48, OWN = 512 };
+    struct rlimit limit;
+    uint64_t n = getrlimit(RLIMIT_NOFILE, &limit) < 0 ? UINT64_MAX : (uint64_t)limit.rlim_cur;
+    n = n > OWN + OF_A_SLOT ? (n - OWN) / OF_A_SLOT : 1;
+    if (n >= wanted) {
+        return wanted;
+    }
+    log_warn("%u slots do not fit into %llu open files: %llu", wanted,
+             (unsigned long long)limit.rlim_cur, (unsigned long long)n);
+    return (uint32_t)n;
+}
+
 static int make_slots(struct launcher *l, struct err *e)
 {
     uint64_t base = l->settings->sandbox.uid_base;
-    l->slots_len = slots_wanted(l->settings);
+    l->slots_len = slots_that_fit(slots_wanted(l->settings));
     if (base < 65536 || base + ((uint64_t)l->slots_len + 1) * IDS_PER_SLOT > UINT32_MAX) {
         return err_say(e, -EINVAL, "sandbox.uid_base %llu leaves no room for %u slots of %d ids",
                        (unsigned long long)base, l->slots_len, IDS_PER_SLOT);
