@@ -427,7 +427,8 @@ def test_cpu(box):
     took = time.monotonic() - before
     used = (end["end"][1] - end["base"][1]) / 1e6
     assert used < took * 0.5 * 1.4 + 0.2, (used, took)
-    assert end["end"][4] > end["base"][4]  # throttled
+    # Throttled, unless the machine had not even that much for it.
+    assert end["end"][4] > end["base"][4] or used < took * 0.5 * 0.9, (used, took)
 
 
 # ---- outputs
