@@ -81,7 +81,7 @@ class Inside(Node):
     def __init__(self, net, i, keys):
         super().__init__(node__name=f"n{i}", http__listen="127.0.0.1:7575",
                          gossip__listen=f"{net.ip(i)}:7946", gossip__join=f"{net.ip(0)}:7946",
-                         gossip__key_file=keys)
+                         gossip__key_file=keys, auth__insecure="yes")
         self.net, self.i = net, i
 
     def start(self, wait=True, env=None):
