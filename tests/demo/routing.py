@@ -233,8 +233,10 @@ def measure(runs, learned_after):
 
 
 def table(results):
-    """Mean and p99 slowdown against each job's best time in any policy; CPU seconds per job."""
-    best = {job: min(r["run_seconds"] for m in results.values() for r in m[job]) for job in JOBS}
+    """Mean and p99 slowdown against each job's median time under its best policy; CPU seconds."""
+    def median(own):
+        return sorted(r["run_seconds"] for r in own)[len(own) // 2]
+    best = {job: min(median(m[job]) for m in results.values()) for job in JOBS}
     rows = {}
     print(f"\n{'policy':14} {'mean':>9} {'p99':>9}   CPU seconds per run")
     print(f"{'':14} {'slowdown':>9} {'slowdown':>9}   " + " ".join(f"{j:>9}" for j in JOBS) +

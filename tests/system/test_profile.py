@@ -1,5 +1,6 @@
 """What runs teach: profiles, limits that follow them, and the reasons of a placement."""
 import json
+import time
 
 import faults
 from faults import shell, trigger
@@ -102,3 +103,18 @@ def test_a_policy_of_old_is_still_there(make_node, image_tar):
     placement = json.loads(node.http("GET", f"/v1/runs/{run['id']}/placement").body)
     assert placement["policy"] == "least-loaded" and placement["basis"] == "least_loaded"
     assert node.run(trigger(node, "quick"))["limits"]["memory_bytes"] == 512 * MIB
+
+
+def test_profiles_outlive_a_restart(make_node, image_tar):
+    node = ready(make_node, image_tar)
+    faults.put_job(node, "quick", shell("echo done"))
+    runs(node, "quick", 5)
+    before = profile(node, "quick")
+    time.sleep(1.5)  # a row goes to disk soon, not at once
+    assert node.stop() == 0
+    node.start()
+    after = profile(node, "quick")
+    assert after["runs"] == before["runs"] == 5
+    assert after["classes"][0]["seen_seconds"] == before["classes"][0]["seen_seconds"]
+    runs(node, "quick", 1)
+    assert profile(node, "quick")["runs"] == 6
