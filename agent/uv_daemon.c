@@ -49,7 +49,7 @@ struct daemon {
     struct image_registry *registry;
     struct api *api;
     struct gossip_shell *gossip; /* NULL when gossip.listen is not set */
-    bool draining, closing;
+    bool draining, closing, leaving;
     int status;
 };
 
@@ -103,7 +103,7 @@ static void close_all(struct daemon *d, int status, unsigned grace_ms)
 {
     if (!d->closing) {
         d->closing = true;
-        d->status = status;
+        d->status = d->leaving && status == 0 ? SANDBOX_AGENT_DONE : status;
         api_close(d->api, grace_ms, api_closed, d);
     }
 }
@@ -138,6 +138,20 @@ static void on_term(uv_signal_t *h, int signum)
              signum == SIGTERM ? "SIGTERM" : "SIGINT",
              (unsigned long long)d->settings.sandbox.grace_ms);
     node_drain(d->node, d->settings.sandbox.grace_ms, on_drained, d);
+}
+
+/* POST /v1/nodes/{node}/leave */
+static void leave(void *arg)
+{
+    struct daemon *d = arg;
+
+    if (!d->draining) {
+        d->draining = true;
+        d->leaving = true;
+        log_info("leaving the cluster: no new runs; those that run get %llu ms",
+                 (unsigned long long)d->settings.sandbox.grace_ms);
+        node_drain(d->node, d->settings.sandbox.grace_ms, on_drained, d);
+    }
 }
 
 static void on_quit(uv_signal_t *h, int signum)
@@ -462,6 +476,7 @@ static int start(struct daemon *d, struct err *e)
                                      .members = members_json,
                                      .table = table_rows,
                                      .metrics = more_metrics,
+                                     .leave = leave,
                                      .arg = d,
                                      .tokens = tokens };
     return api_start(&api, &d->api, e);

@@ -32,7 +32,9 @@ struct api_options {
     int (*table)(void *arg, struct str type, struct str after, size_t limit, struct buf *out);
     /* Appends what else there is to measure, in Prometheus' text form. May be NULL. */
     void (*metrics)(void *arg, struct buf *out);
-    void *arg; /* of all three */
+    /* Drains, leaves the cluster, ends the process; later, not inside the call. NULL: cannot. */
+    void (*leave)(void *arg);
+    void *arg; /* of all four */
     /* NULL: plain HTTP. Referenced. */
     struct tls_context *tls;
     /* Who may ask; taken over in every case. NULL: whoever reaches the socket. */

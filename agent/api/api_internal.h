@@ -153,7 +153,7 @@ typedef void api_op_fn(struct api_call *c);
 api_op_fn api_status, api_node_list;
 /* uv_api_node.c */
 api_op_fn api_dashboard, api_health, api_ready, api_metrics, api_openapi;
-api_op_fn api_node_get, api_node_drain, api_member_list, api_table_list;
+api_op_fn api_node_get, api_node_drain, api_node_leave, api_member_list, api_table_list;
 api_op_fn api_image_list, api_image_delete, api_image_prune;
 /* uv_api_tokens.c */
 api_op_fn api_token_list, api_token_create, api_token_revoke;

@@ -44,6 +44,7 @@ enum api_op {
     API_NODE_LIST,
     API_NODE_GET,
     API_NODE_DRAIN,
+    API_NODE_LEAVE,
     API_MEMBER_LIST,
     API_TABLE_LIST,
     API_HOOK,

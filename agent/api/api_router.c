@@ -41,6 +41,8 @@ const struct api_route api_routes[] = {
     { "GET", "/v1/nodes/{node}", API_NODE_GET, TOKEN_READ, API_REACH_ANY, "Read a node's facts" },
     { "POST", "/v1/nodes/{node}/drain", API_NODE_DRAIN, TOKEN_ADMIN, API_REACH_ALL,
       "Stop (or resume) taking runs" },
+    { "POST", "/v1/nodes/{node}/leave", API_NODE_LEAVE, TOKEN_ADMIN, API_REACH_ALL,
+      "Leave the cluster and end" },
     { "GET", "/v1/members", API_MEMBER_LIST, TOKEN_READ, API_REACH_ANY,
       "The members as gossip sees them" },
     { "GET", "/v1/table", API_TABLE_LIST, TOKEN_READ, API_REACH_ALL,

@@ -36,6 +36,7 @@ static api_op_fn *const ops[] = {
     [API_NODE_LIST] = api_node_list,
     [API_NODE_GET] = api_node_get,
     [API_NODE_DRAIN] = api_node_drain,
+    [API_NODE_LEAVE] = api_node_leave,
     [API_MEMBER_LIST] = api_member_list,
     [API_TABLE_LIST] = api_table_list,
     [API_HOOK] = api_hook,

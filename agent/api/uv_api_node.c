@@ -228,6 +228,23 @@ void api_node_drain(struct api_call *c)
     }
 }
 
+void api_node_leave(struct api_call *c)
+{
+    struct buf b = BUF_INIT(API_JSON_MAX);
+    struct json_w w;
+    if (api_proxy_node(c) || !param_is_self(c)) {
+        return;
+    }
+    if (c->api->opt.leave == NULL) {
+        api_fail(c, 403, "forbidden", "this node cannot leave");
+        return;
+    }
+    c->api->opt.leave(c->api->opt.arg);
+    json_w_init(&w, &b, false);
+    node_self_json(c->api->node, &w);
+    api_send_json(c, 202, &b);
+}
+
 /* -- images -- */
 
 void api_image_list(struct api_call *c)

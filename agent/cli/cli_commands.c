@@ -191,6 +191,19 @@ static const struct cli_example secret_examples[] = {
     { "agent secret ls", "their names" },
 };
 
+static const struct cli_option drain_options[] = {
+    { "resume", 0, NULL, false, "take runs again" },
+};
+static const struct cli_example drain_examples[] = {
+    { "agent drain node-a", "before its maintenance: what runs there goes on" },
+    { "agent drain node-a --resume", "and back again" },
+};
+
+static const struct cli_example leave_examples[] = {
+    { "agent leave", "the node that is asked" },
+    { "agent leave node-a", "another one, from here" },
+};
+
 static const struct cli_example members_examples[] = {
     { "agent members", "who is in the cluster, who lives" },
     { "agent members -o json | jq '.members[] | select(.state != \"alive\") | .name'",
@@ -468,6 +481,27 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = 1,
                     .words = CLI_NO_WORDS,
                     EXAMPLES(nodes_examples) },
+    [CLI_DRAIN] = { .name = "drain",
+                    .usage = "NODE [--resume]",
+                    .summary = "stop (or resume) taking runs on a node",
+                    .text = "The node accepts no runs and takes none of its peers; runs that wait "
+                            "there go to other nodes, those that run go on.",
+                    OPTIONS(drain_options),
+                    .args_min = 1,
+                    .args_max = 1,
+                    .groups = CLI_HAS_NODE,
+                    .words = CLI_NO_WORDS,
+                    EXAMPLES(drain_examples) },
+    [CLI_LEAVE] = { .name = "leave",
+                    .usage = "[NODE]",
+                    .summary = "take a node out of the cluster",
+                    .text = "The node drains, gives what runs sandbox.grace to end (what it runs "
+                            "for peers is then run elsewhere, its own when it is started again), "
+                            "tells the others that it leaves, and ends. Start it to have it back.",
+                    .args_max = 1,
+                    .groups = CLI_HAS_NODE,
+                    .words = CLI_NO_WORDS,
+                    EXAMPLES(leave_examples) },
     [CLI_MEMBERS] = { .name = "members",
                       .usage = "",
                       .summary = "list the members as gossip sees them",

@@ -36,6 +36,8 @@ enum cli_id {
     CLI_IMAGES,
     CLI_NODES,
     CLI_MEMBERS,
+    CLI_DRAIN,
+    CLI_LEAVE,
     CLI_TABLE,
     CLI_TRIGGER,
     CLI_SCHEDULE,

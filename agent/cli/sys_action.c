@@ -54,6 +54,60 @@ int cli_cmd_retry(struct cli_ctx *ctx)
     return each_run(ctx, "retry");
 }
 
+/* ---- drain, leave ---- */
+
+/* POSTs to /v1/nodes/NODE/what and says in what state the node is. */
+static int node_post(struct cli_ctx *ctx, struct cli_http *h, struct str node, const char *what,
+                     struct str body)
+{
+    AUTO_BUF struct buf target = BUF_INIT(TARGET_MAX);
+    AUTO_JSON struct json_doc *doc = NULL;
+    struct err e;
+    (void)buf_adds(&target, "/v1/nodes/");
+    cli_escape_url(&target, node, false);
+    (void)buf_addf(&target, "/%s", what);
+    if (cli_call(ctx, h, "POST", buf_cstr(&target), body, &doc, NULL, &e) != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    cli_text_safe(&ctx->out, cli_json_str(json_root(doc), "name"));
+    (void)buf_addc(&ctx->out, ' ');
+    cli_text_safe(&ctx->out, cli_json_str(json_root(doc), "state"));
+    (void)buf_addc(&ctx->out, '\n');
+    return cli_print(ctx, CLI_EXIT_OK);
+}
+
+int cli_cmd_drain(struct cli_ctx *ctx)
+{
+    struct err e;
+    AUTO_HTTP struct cli_http *h = NULL;
+    bool resume = cli_args_value(&ctx->args, "resume") != NULL;
+    if (cli_http_new(ctx, &h, &e) != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    return node_post(ctx, h, str_of(ctx->args.pos[0]), "drain",
+                     resume ? STR("{\"draining\":false}") : STR("{\"draining\":true}"));
+}
+
+int cli_cmd_leave(struct cli_ctx *ctx)
+{
+    struct err e;
+    AUTO_HTTP struct cli_http *h = NULL;
+    AUTO_JSON struct json_doc *doc = NULL;
+    if (cli_http_new(ctx, &h, &e) != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    if (ctx->args.pos_len > 0) {
+        return node_post(ctx, h, str_of(ctx->args.pos[0]), "leave", STR("{}"));
+    }
+    /* Who is it that we talk to? It names itself first. */
+    if (cli_call(ctx, h, "GET", "/v1/nodes", (struct str){ NULL, 0 }, &doc, NULL, &e) != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    const struct json *nodes = json_get(json_root(doc), "nodes");
+    struct str name = cli_json_str(nodes != NULL ? nodes->child : NULL, "name");
+    return node_post(ctx, h, name, "leave", STR("{}"));
+}
+
 /* ---- apply ---- */
 
 struct apply {

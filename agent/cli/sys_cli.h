@@ -149,6 +149,8 @@ int cli_cmd_push(struct cli_ctx *ctx);
 int cli_cmd_images(struct cli_ctx *ctx);
 int cli_cmd_nodes(struct cli_ctx *ctx);
 int cli_cmd_members(struct cli_ctx *ctx);
+int cli_cmd_drain(struct cli_ctx *ctx);
+int cli_cmd_leave(struct cli_ctx *ctx);
 int cli_cmd_table(struct cli_ctx *ctx);
 int cli_cmd_trigger(struct cli_ctx *ctx);
 int cli_cmd_schedule(struct cli_ctx *ctx);

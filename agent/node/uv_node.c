@@ -487,6 +487,7 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->removals);
     list_init(&n->events);
     list_init(&n->places);
+    list_init(&n->image_waits);
     list_init(&n->calls);
     list_init(&n->remote_list);
     list_init(&n->guest_list);

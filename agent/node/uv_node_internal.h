@@ -230,7 +230,9 @@ struct node_request {
     struct ulid id;
     struct run run;
     struct node_doc *doc;
-    bool has_spec; /* the run has a document of its own */
+    bool has_spec;          /* the run has a document of its own */
+    struct list image_wait; /* node.image_waits: nobody has the image yet, as far as is known */
+    unsigned image_tries;
     bool replayed;
     bool key_reused;
     char key[JOB_STORE_KEY_MAX + 1];
@@ -340,7 +342,9 @@ struct node {
     struct image_header identity[2]; /* what calls to peers carry */
     size_t identity_len;
     struct log_limit row_limit;
-    bool listing; /* the images are being listed */
+    struct list image_waits; /* struct node_request: their image may have been pushed elsewhere just
+                                now, so it is looked for again */
+    bool listing;            /* the images are being listed */
     uint64_t images_stamp, images_again_ms;
     size_t running_here; /* attempts that run here, guests counted */
 
@@ -434,6 +438,7 @@ extern const struct sandbox_client_events node_sandbox_events;
 
 /* -- uv_node_submit.c: accepting, cancelling, retrying -- */
 void node_fx_accept(struct node *n, const struct job_effect *fx);
+void node_images_again(struct node *n); /* looks for the images of those that wait */
 void node_fx_answer(struct node *n, const struct job_effect *fx);
 struct node_request *node_request_new(struct node *n, enum node_op op, node_run_fn *fn, void *arg);
 void node_request_free(struct node_request *r);

@@ -547,6 +547,7 @@ void node_peers_look(struct node *n)
     }
     node_guests_look(n);
     node_cluster_look(n);
+    node_images_again(n);
     if (now >= n->check_ms) {
         n->check_ms = now + NODE_CHECK_MS;
         node_remote_look(n);

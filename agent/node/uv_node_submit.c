@@ -11,7 +11,11 @@
 #include "common/mem.h"
 #include "common/sys/sys.h"
 
-enum { RETRY_AFTER_S = 1, RETRY_AFTER_DRAIN_S = 10 };
+enum {
+    RETRY_AFTER_S = 1,
+    RETRY_AFTER_DRAIN_S = 10,
+    IMAGE_TRIES = 6, /* a quarter of a second apart */
+};
 
 /* ---- requests ---- */
 
@@ -38,6 +42,7 @@ struct node_request *node_request_new(struct node *n, enum node_op op, node_run_
     if (map_add(&n->requests, token_key(&r->token), r) != 0) {
         node_out_of_memory("the requests");
     }
+    list_init(&r->image_wait);
     list_push_back(&n->request_list, &r->link);
     return r;
 }
@@ -49,6 +54,7 @@ void node_request_free(struct node_request *r)
     (void)map_remove(&n->requests, token_key(&r->token));
     (void)map_remove(&n->submits, id_key(&r->id));
     list_remove(&r->link);
+    list_remove(&r->image_wait);
     if (r->spool_name[0] != '\0') {
         node_spool_remove(n->spool_fd, r->spool_name);
     }
@@ -197,6 +203,13 @@ static void on_image(void *arg, int status, struct image_resolved *image, const 
         }
         return;
     }
+    /* It may have been pushed to another node just now. */
+    if (status == -ENOENT && r->image_tries < IMAGE_TRIES &&
+        node_core_peers_len(r->node->core) != 0) {
+        r->image_tries++;
+        list_push_back(&r->node->image_waits, &r->image_wait);
+        return;
+    }
     if (status != 0) {
         node_request_fail(r, status == -ENOMEM ? NODE_INTERNAL : NODE_UNKNOWN_IMAGE, 0, NULL,
                           "image '%s': %s", r->run.image, err_text(e));
@@ -206,6 +219,28 @@ static void on_image(void *arg, int status, struct image_resolved *image, const 
     image_resolved_free(image);
     if (possible(r)) {
         keep_payload(r);
+    }
+}
+
+void node_images_again(struct node *n)
+{
+    struct list now;
+
+    list_init(&now);
+    while (!list_empty(&n->image_waits)) {
+        struct list *l = n->image_waits.next;
+        list_remove(l);
+        list_push_back(&now, l);
+    }
+    while (!list_empty(&now)) {
+        struct node_request *r = LIST_ITEM(now.next, struct node_request, image_wait);
+        struct image_ref ref;
+        list_remove(&r->image_wait);
+        int rc = image_ref_parse(str_of(r->run.image), &ref, NULL);
+        rc = rc == 0 ? image_store_resolve(n->images_store, &ref, on_image, r) : rc;
+        if (rc != 0) {
+            fail_store(r, rc);
+        }
     }
 }
 

@@ -235,6 +235,9 @@ struct sandbox_unpack_ops {
                   struct buf *opaque, uint64_t *ret_bytes, uint64_t *ret_entries, struct err *e);
 };
 
+/* The agent process's exit status that says: it is done for good, the launcher ends, too. */
+enum { SANDBOX_AGENT_DONE = 3 };
+
 enum { SANDBOX_LISTEN_MAX = 8, SANDBOX_AGENT_FD = 3, SANDBOX_LISTEN_FD = 4 };
 
 struct sandbox_launcher_config {

@@ -249,6 +249,9 @@ void sandbox_agent_on_exit(struct launcher *l)
     sandbox_launcher_unwatch(l, &l->agent_pid);
     sandbox_agent_hang_up(l, NULL);
     l->agent = 0;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == SANDBOX_AGENT_DONE) {
+        l->stopping = true;
+    }
     if (l->stopping) {
         return;
     }

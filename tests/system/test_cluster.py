@@ -256,10 +256,9 @@ def test_status_is_the_same_everywhere(cluster):
     assert "3 nodes" in text and all(name in text for name in NAMES)
     # Another node's facts, and its draining, from here.
     assert cluster["alpha"].http("GET", "/v1/nodes/gamma").json()["name"] == "gamma"
-    r = cluster["alpha"].http("POST", "/v1/nodes/gamma/drain", {"draining": True})
-    assert (r.status, r.json()["state"]) == (200, "draining")
+    assert cluster["alpha"].cli("drain", "gamma").stdout == b"gamma draining\n"
     assert cluster["gamma"].http("GET", "/readyz").status == 503
-    cluster["alpha"].http("POST", "/v1/nodes/gamma/drain", {"draining": False})
+    assert cluster["alpha"].cli("drain", "gamma", "--resume").stdout == b"gamma alive\n"
     assert cluster["gamma"].http("GET", "/readyz").status == 200
 
 
@@ -423,7 +422,9 @@ def test_leaving_is_no_failure(own_cluster):
     a, b, g = c
     run = start(a, "sleep 30", "gamma", retries={"max": 1, "delay": "0s"})
     await_state(a, run, ("running",))
-    assert g.stop() == 0  # drains: its guest is stopped, which is not the guest's fault
+    left = b.cli("leave", "gamma")  # drains: its guest is stopped, which is not the guest's fault
+    assert left.stdout == b"gamma draining\n"
+    assert g.process.wait(20) == 0
 
     def left():
         """the others say that it has left"""
