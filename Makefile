@@ -17,7 +17,7 @@
 #   make check-interop                mixed clusters with Debian's Go memberlist
 #   make bench-routing [QUICK=1] [DATA=dir]   placement and sizes in a simulated cluster, against goals
 #   make demo-routing                  a cluster of real agents that differ; who runs what (root)
-#   make bench | demo | install DESTDIR= PREFIX= | deb | format | clean
+#   make bench | demo | demo-cluster | install DESTDIR= PREFIX= | deb | format | clean
 #
 # Variables: B (build directory), CC (gcc or clang), WERROR=1, VERSION.
 
@@ -279,7 +279,7 @@ $(B)/probes/%: tests/system/probes/%.c tests/system/probes/probe.h
 	@mkdir -p $(@D); echo "  PROBE   $@"
 	@$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -Wall -Wextra -static -o $@ $<
 
-.PHONY: system bench bench-routing demo
+.PHONY: system bench bench-routing demo demo-cluster
 system: $(B)/agent $(DRIVERS) $(PROBES)
 	@mkdir -p $(B)/results
 	AGENT=$(abspath $(B)/agent) $(PYTHON) -m pytest -q $(if $(K),-k '$(K)') $(PYTEST_ARGS) \
@@ -349,6 +349,12 @@ demo-routing:
 $(B)/demo/crypt: tests/demo/crypt.c packaging/link
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@packaging/link gcc -O2 -static -o $@ $< -lcrypto
+
+# Five real nodes as a closed cluster.
+demo-cluster:
+	packaging/deps demo
+	$(MAKE) B=$(B) all
+	AGENT=$(abspath $(B)/agent) tests/demo/cluster.sh
 
 # ---------------------------------------------------------------- checks
 

@@ -80,7 +80,7 @@ int cli_cmd_drain(struct cli_ctx *ctx)
 {
     struct err e;
     AUTO_HTTP struct cli_http *h = NULL;
-    bool resume = cli_args_value(&ctx->args, "resume") != NULL;
+    bool resume = cli_args_has(&ctx->args, "resume");
     if (cli_http_new(ctx, &h, &e) != 0) {
         return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
     }

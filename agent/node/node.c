@@ -75,6 +75,7 @@ int node_core_new(const struct node_core_config *cfg, struct node_core **ret)
     }
     run_set_text(c->name, sizeof c->name, str_of(cfg->name));
     rng_init(&c->rng, cfg->jobs.seed ^ 0x726f757465);
+    c->settle_ms = cfg->settle_ms;
     map_init(&c->held, SANDBOX_SLOTS_MAX, cfg->jobs.k0, cfg->jobs.k1);
     *ret = c;
     return 0;
@@ -360,7 +361,8 @@ static void place(struct node_core *c, const struct node_event *ev, struct node_
         hold(c, answer.id, answer.attempt, ev->request.memory_bytes) == 0) {
         answer.type = JOB_EV_PLACED;
         answer.node = c->name;
-    } else if (!fx->decision.possible && !somebody_drains(c, fx->candidates_len)) {
+    } else if (!fx->decision.possible && c->now_ms >= c->settled_ms &&
+               !somebody_drains(c, fx->candidates_len)) {
         answer.type = JOB_EV_REFUSED;
         refusal.detail = why_not(&fx->verdicts[0], &ev->request, &why);
         answer.result = &refusal;
@@ -443,8 +445,11 @@ static void guest(struct node_core *c, const struct node_event *ev, struct node_
 static void room(struct node_core *c, const struct node_event *ev)
 {
     c->room = ev->room;
+    c->settled_ms = c->settled_ms != 0 ? c->settled_ms : c->now_ms + c->settle_ms;
     c->facts_len = ev->facts_len < NODE_FACTS_MAX ? ev->facts_len : NODE_FACTS_MAX;
-    memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
+    if (c->facts_len != 0) {
+        memcpy(c->facts, ev->facts, c->facts_len * sizeof c->facts[0]);
+    }
     node_class_of(c->facts, c->facts_len, &c->class_self);
 }
 
@@ -533,4 +538,9 @@ void node_core_load(const struct node_core *c, struct node_peer *ret)
     if (ret->slots_free == 0 && c->room.slots != 0) {
         ret->wait_us = c->run_us * (counts.queued + 1) / c->room.slots;
     }
+}
+
+bool node_core_settled(const struct node_core *c, uint64_t now_ms)
+{
+    return c->settled_ms != 0 && now_ms >= c->settled_ms;
 }

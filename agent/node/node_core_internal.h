@@ -27,8 +27,10 @@ struct node_core {
     uint64_t memory_used;
     uint64_t run_us; /* how long runs take: a moving mean; 0: none has ended */
     uint64_t now_ms;
-    uint64_t wanted_ms; /* until then a run of the queue may want the next room here */
-    int64_t now_us;     /* wall clock */
+    uint64_t settle_ms;  /* as configured */
+    uint64_t settled_ms; /* when that is over; 0: not begun */
+    uint64_t wanted_ms;  /* until then a run of the queue may want the next room here */
+    int64_t now_us;      /* wall clock */
     struct route_fact facts[NODE_FACTS_MAX];
     size_t facts_len;
     struct node_core_peer **peers; /* by name */

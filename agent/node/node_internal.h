@@ -46,7 +46,9 @@ struct node_core;
 
 struct node_core_config {
     struct job_core_config jobs;
-    const char *name; /* this node's; copied */
+    const char *name;   /* this node's; copied */
+    uint64_t settle_ms; /* after the first ROOM: peers are not all known yet, so no run is refused
+                           for good */
 };
 
 /* What this node can give to runs. */
@@ -151,6 +153,8 @@ bool node_core_peer(const struct node_core *c, struct str name, struct node_peer
 size_t node_core_peers_len(const struct node_core *c);
 /* Walks the peers in order of their names: *pos starts at 0. */
 bool node_core_peer_next(const struct node_core *c, size_t *pos, struct node_peer *ret);
+/* Are all peers known that there are, as far as time tells? */
+bool node_core_settled(const struct node_core *c, uint64_t now_ms);
 /* Could this node or a known peer ever take such a run? verdict says why this one cannot. */
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);

@@ -441,6 +441,7 @@ static int make_parts(struct node *n, struct err *e)
                   .k0 = k0,
                   .k1 = k1 },
         .name = n->settings.node.name,
+        .settle_ms = NODE_SETTLE_MS,
     };
     int rc;
 

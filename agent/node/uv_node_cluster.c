@@ -258,7 +258,7 @@ static void publish_load(struct node *n)
         .slots_free = self.slots_free,
         .memory_free_bytes = self.memory_free_bytes,
         .wait_us = self.wait_us,
-        .running = (unsigned)n->running_here,
+        .running = (unsigned)node_running(n),
         .active = node_core_slots_used(n->core),
         .queued = (unsigned)counts.queued,
         .draining = self.state == NODE_PEER_DRAINING,

@@ -40,6 +40,7 @@ enum {
     NODE_OFFER_MS = 3000,        /* for the answer to an offer */
     NODE_REPORT_MS = 30000,      /* for the answer to an end */
     NODE_CHECK_MS = 5000,        /* between two looks at what peers have of ours */
+    NODE_SETTLE_MS = 15000,      /* after the start: peers come to be known */
     NODE_MISSING_MS = 30000,     /* a peer that nobody knows of: its attempts are lost */
 };
 
@@ -346,7 +347,6 @@ struct node {
                                 now, so it is looked for again */
     bool listing;            /* the images are being listed */
     uint64_t images_stamp, images_again_ms;
-    size_t running_here; /* attempts that run here, guests counted */
 
     struct loop_timer tick, ping, sample, retain, peers;
     struct loop_defer settle;
@@ -420,6 +420,7 @@ void node_fx_prepare(struct node *n, const struct run *run);
 void node_fx_launch(struct node *n, const struct run *run);
 void node_fx_stop(struct node *n, struct ulid id, uint32_t attempt);
 void node_sample_all(struct node *n);
+size_t node_running(const struct node *n); /* attempts that run here, guests counted */
 void node_image_forget(struct node *n, struct node_image *img);
 
 /* -- uv_node_upstream.c -- */

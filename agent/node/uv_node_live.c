@@ -651,6 +651,16 @@ void node_live_settle(struct node_live *l)
 
 /* ---- samples ---- */
 
+size_t node_running(const struct node *n)
+{
+    size_t running = 0;
+
+    LIST_EACH (pos, &n->live) {
+        running += LIST_ITEM(pos, struct node_live, link)->stage == LIVE_RUNNING ? 1 : 0;
+    }
+    return running;
+}
+
 void node_sample_all(struct node *n)
 {
     LIST_EACH (pos, &n->live) {

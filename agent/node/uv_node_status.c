@@ -69,8 +69,8 @@ static void brief_write(struct node *n, struct json_w *w)
     json_kv_u64(w, "memory_bytes", room->memory_bytes);
     json_kv_u64(w, "memory_reserved_bytes", node_core_memory_used(n->core));
     json_kv_u64(w, "slots", room->slots);
-    json_kv_u64(w, "running", counts.running);
-    json_kv_u64(w, "active", counts.active);
+    json_kv_u64(w, "running", node_running(n));
+    json_kv_u64(w, "active", node_core_slots_used(n->core));
     json_kv_u64(w, "queued", counts.queued);
     load_write(w);
     json_kv_u64(w, "age_seconds", 0);

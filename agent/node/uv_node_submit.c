@@ -176,6 +176,12 @@ static bool possible(struct node_request *r)
     if (node_core_possible(r->node->core, &req, &verdict)) {
         return true;
     }
+    if (!node_core_settled(r->node->core, loop_now_ms(r->node->loop)) &&
+        (r->node->settings.gossip.join[0] != '\0' || !list_empty(&r->node->places))) {
+        node_request_fail(r, NODE_STARTING, RETRY_AFTER_S, NULL,
+                          "no node that is known yet can run this; this one has just started");
+        return false;
+    }
     if (verdict.kind == ROUTE_REQUIREMENT) {
         node_request_fail(r, NODE_NO_MATCH, 0, NULL, "no node meets the requirement '%.*s'",
                           STR_ARG(texts[verdict.require_index]));

@@ -73,7 +73,9 @@ clean() {
     stop_all
     if [ "$status" -ne 0 ]; then
         for log in "$dir"/*.log; do
-            [ ! -s "$log" ] || { echo "demo: the last words of $(basename "$log" .log):" >&2 && tail -n 12 "$log" >&2; }
+            [ -s "$log" ] || continue
+            echo "demo: the last words of $(basename "$log" .log):" >&2
+            tail -n 12 "$log" >&2
         done
     fi
     rm -rf "$dir"
@@ -283,8 +285,9 @@ step "7. Nothing stays"
 stop_all
 left=0
 for p in /proc/[0-9]*; do
-    if [ "${p#/proc/}" != "$$" ] && tr '\0' ' ' <"$p/cmdline" 2>/dev/null | grep -qF "$dir/"; then
-        echo "left: process ${p#/proc/}: $(tr '\0' ' ' <"$p/cmdline")" && left=1
+    if [ "${p#/proc/}" != "$$" ] && [ "${p#/proc/}" != "$BASHPID" ] &&
+        grep -qaF "$dir/" "$p/cmdline" 2>/dev/null; then
+        echo "left: process ${p#/proc/}" && left=1
     fi
 done
 if grep -F "$dir" /proc/self/mountinfo; then

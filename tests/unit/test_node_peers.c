@@ -276,6 +276,37 @@ static void peers_that_drain_or_go_get_nothing(void **state)
     assert_null(effect(f, JOB_FX_STORE));
 }
 
+/* Right after a start peers are not known yet: what only they can run waits. */
+static void nothing_is_refused_before_peers_are_known(void **state)
+{
+    const struct node_core_config cfg = {
+        .jobs = { .max_queued = 1000, .seed = 1, .k0 = 2, .k1 = 3 },
+        .name = "n1",
+        .settle_ms = 10000,
+    };
+    struct fixture *f = *state;
+
+    node_core_free(f->core);
+    assert_int_equal(node_core_new(&cfg, &f->core), 0);
+    step(f, (struct node_event){ .type = NODE_EV_ROOM,
+                                 .room = { .slots = 1, .memory_bytes = 1000, .cpu_milli = 2000 } });
+    job_event(f, (struct job_event){ .type = JOB_EV_RECOVERED });
+    struct ulid id = submit(f, 100);
+    place(f, id, 100, "big");
+    assert_null(effect(f, JOB_FX_STORE));
+    f->now_ms += 9999;
+    assert_false(node_core_settled(f->core, f->now_ms));
+    job_event(f, (struct job_event){ .type = JOB_EV_TICK });
+    place(f, id, 100, "big");
+    assert_null(effect(f, JOB_FX_STORE));
+    f->now_ms += 1001;
+    job_event(f, (struct job_event){ .type = JOB_EV_TICK });
+    assert_non_null(effect(f, JOB_FX_PLACE));
+    place(f, id, 100, "big");
+    assert_int_equal(effect(f, JOB_FX_STORE)->run->reason, RUN_REASON_NO_MATCH);
+    assert_true(node_core_settled(f->core, f->now_ms));
+}
+
 static void ids_lead_to_names(void **state)
 {
     struct fixture *f = *state;
@@ -598,6 +629,7 @@ int main(void)
         CORE(requirements_and_images_choose),
         CORE(what_was_cancelled_meanwhile_is_recalled),
         CORE(peers_that_drain_or_go_get_nothing),
+        CORE(nothing_is_refused_before_peers_are_known),
         CORE(ids_lead_to_names),
         CORE(guests_take_room_until_they_are_over),
         CORE(own_runs_that_wait_go_before_guests),
