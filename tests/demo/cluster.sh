@@ -1,5 +1,6 @@
 #!/bin/bash
-# Five nodes on one machine as a closed cluster: TLS between them, tokens for people, gossip with a key.
+# Five nodes on one machine as a closed cluster: TLS between them, tokens for people, gossip with a
+# key.
 #
 #   sudo make demo-cluster        or   AGENT=build/agent tests/demo/cluster.sh
 #
@@ -178,7 +179,8 @@ show "agent ca init; agent ca issue NODE ...; agent keygen > gossip.key; agent t
 "$agent" token new --name demo --scope admin >"$dir/token.txt"
 AGENT_TOKEN=$(grep -o 'agt_[a-z0-9]*' "$dir/token.txt")
 grep 'sha256:' "$dir/token.txt" | sed 's/^ *//' >"$dir/tokens"
-chown nobody "$dir/tokens" "$dir/gossip.key" # read by the part without privileges
+# The part without privileges reads them.
+chown nobody "$dir/tokens" "$dir/gossip.key"
 chmod 400 "$dir/tokens"
 export AGENT_TOKEN AGENT_CA=$dir/ca/ca.pem
 
@@ -222,7 +224,8 @@ start_node lagos
 within 20 all_see 5
 echo "every node sees five after $took ms"
 cat >"$dir/spread.json" <<'JSON'
-{ "name": "spread", "image": "team/busybox:1", "memory": "64MiB", "retries": { "max": 3, "delay": "0s" },
+{ "name": "spread", "image": "team/busybox:1", "memory": "64MiB",
+  "retries": { "max": 3, "delay": "0s" },
   "command": ["sh", "-c", "echo $AGENT_NODE; sleep ${PAUSE:-1}"] }
 JSON
 at lagos apply -f "$dir/spread.json"
@@ -239,8 +242,9 @@ for name in "${!by[@]}"; do echo "  $name ran ${by[$name]}"; done | sort
 
 step "5. A node is killed while it runs something"
 cat >"$dir/long.json" <<'JSON'
-{ "name": "long", "image": "team/busybox:1", "memory": "64MiB", "retries": { "max": 3, "delay": "0s" },
-  "require": ["node.name!=quito"], "command": ["sh", "-c", "sleep 15; echo \"$AGENT_NODE, attempt $AGENT_ATTEMPT\""] }
+{ "name": "long", "image": "team/busybox:1", "memory": "64MiB",
+  "retries": { "max": 3, "delay": "0s" }, "require": ["node.name!=quito"],
+  "command": ["sh", "-c", "sleep 15; echo \"$AGENT_NODE, attempt $AGENT_ATTEMPT\""] }
 JSON
 at quito apply -f "$dir/long.json" >/dev/null
 id=$(at quito submit long -o name | sed 's,.*/,,')
