@@ -85,9 +85,7 @@ static void start(struct peer *p, const char *name, const struct peer *seed, con
     if (seed != NULL) {
         (void)snprintf(s.gossip.join, sizeof(s.gossip.join), "%s", seed->at);
     }
-    if (keys != NULL) {
-        (void)snprintf(s.gossip.key_file, sizeof(s.gossip.key_file), "%s", keys);
-    }
+    opt.keys = str_of(keys);
     assert_int_equal(gossip_sock_listen("127.0.0.1:0", &opt.udp_fd, &opt.tcp_fd, &e), 0);
     assert_int_equal(gossip_sock_bound(opt.udp_fd, &at, NULL), 0);
     (void)gossip_addr_format(&at, p->at);
@@ -155,32 +153,21 @@ static void conversation(void **state)
     mem_free(bytes);
 }
 
-static void key_write(const char *path, const char *text)
-{
-    assert_int_equal(sys_write_file_atomic(AT_FDCWD, path, text, strlen(text), 0600, NULL), 0);
-}
-
 static void keys(void **state)
 {
     struct peer a, b, c;
-    char path[128];
+    static const char keys[] = "AAECAwQFBgcICQoLDA0ODw==\n";
+    static const char longer[] = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\nAAECAwQFBgcICQoLDA0ODw==\n";
     struct err e;
-    struct settings s;
     (void)state;
-    (void)snprintf(path, sizeof(path), "%s/keys", dir);
-    key_write(path, "AAECAwQFBgcICQoLDA0ODw==\n");
-    start(&a, "a", NULL, path);
-    start(&b, "b", &a, path);
+    start(&a, "a", NULL, keys);
+    start(&b, "b", &a, keys);
     start(&c, "c", &a, NULL);
     UNTIL(alive(&a) == 2 && alive(&b) == 2);
     assert_int_equal(alive(&c), 1);
-    settings_defaults(&s);
-    (void)snprintf(s.gossip.key_file, sizeof(s.gossip.key_file), "%s", path);
-    key_write(path, "nonsense\n");
-    assert_int_equal(gossip_shell_reload(a.shell, &s.gossip, &e), -EINVAL);
-    key_write(path, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYX\nAAECAwQFBgcICQoLDA0ODw==\n");
-    assert_int_equal(gossip_shell_reload(b.shell, &s.gossip, &e), 0);
-    assert_int_equal(gossip_shell_reload(a.shell, &s.gossip, &e), 0);
+    assert_int_equal(gossip_shell_set_keys(a.shell, STR("nonsense\n"), &e), -EINVAL);
+    assert_int_equal(gossip_shell_set_keys(b.shell, str_of(longer), &e), 0);
+    assert_int_equal(gossip_shell_set_keys(a.shell, str_of(longer), &e), 0);
     assert_int_equal(gossip_shell_send(a.shell, STR("b"), 1, "", 1, true), 0);
     UNTIL(b.messages == 1);
     AUTO_BUF struct buf text = BUF_INIT(1 << 20);

@@ -199,10 +199,11 @@ static void a_run(struct rng *g, struct run *r)
     for (size_t i = 0; i < sizeof r->request_hash; i++) {
         r->request_hash[i] = (uint8_t)rng_u64(g);
     }
-    r->limits =
-        (struct run_limits){ some(g, INT64_MAX),       some(g, 1000000),        some(g, 100000),
-                             some(g, INT64_MAX),       some(g, 1 << 30),        some(g, 1 << 20),
-                             (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2) };
+    r->limits = (struct run_limits){ some(g, INT64_MAX),       some(g, 1000000),
+                                     some(g, 100000),          some(g, INT64_MAX),
+                                     some(g, 1 << 30),         some(g, 1 << 20),
+                                     (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2),
+                                     (uint8_t)rng_below(g, 2) };
     r->policy = (struct run_policy){ (uint32_t)some(g, 100),     (uint32_t)some(g, 100),
                                      (uint32_t)some(g, 10000),   (uint32_t)rng_below(g, 1001),
                                      some(g, 1 << 30),           some(g, 1 << 30),
