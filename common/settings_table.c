@@ -192,7 +192,7 @@ static const struct conf_key keys[] = {
       .help =
           "NAME=URL pairs: a repository that begins with NAME/ and is not here is pulled from URL, as\n"
           "the rest of its name (after the URL's path). NAME * is every repository. Several URLs,\n"
-          "with | between them, are tried in turn. hub=https://registry.example,*=http://cache:5000" },
+          "with | between them, are tried in turn. hub=https://registry.example,*=http://cache:5000 is one." },
     { AT(registry, credentials_file), .key = "credentials_file", .type = CONF_PATH, .def = "",
       .reloadable = true,
       .help =
