@@ -5,7 +5,8 @@
 . /root/lib.sh
 
 # Nothing is built ahead: at the end no process with an id of a sandbox may be left.
-start_agent --telemetry.interval=200ms --sandbox.prepared=none || fail "agent serve" "$(cat /tmp/agent.log)"
+start_agent --telemetry.interval=200ms --sandbox.prepared=none ||
+    fail "agent serve" "$(cat /tmp/agent.log)"
 agent push /root/busybox.tar >/dev/null || fail "push" "exit $?"
 image=lab/busybox:1
 
