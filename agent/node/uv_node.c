@@ -213,7 +213,11 @@ static void on_tick(struct loop_timer *t)
 
 static void on_ping(struct loop_timer *t)
 {
-    (void)sandbox_client_ping(CONTAINER_OF(t, struct node, ping)->client);
+    struct node *n = CONTAINER_OF(t, struct node, ping);
+
+    if (!n->closing) { /* the client is the first to go */
+        (void)sandbox_client_ping(n->client);
+    }
 }
 
 static void on_sample(struct loop_timer *t)
@@ -223,7 +227,11 @@ static void on_sample(struct loop_timer *t)
 
 static void on_retain(struct loop_timer *t)
 {
-    node_retain(CONTAINER_OF(t, struct node, retain));
+    struct node *n = CONTAINER_OF(t, struct node, retain);
+
+    if (!n->closing) {
+        node_retain(n);
+    }
 }
 
 static void on_peers(struct loop_timer *t)
