@@ -31,7 +31,8 @@ while True:
             c, peer = s.accept()
             try:
                 c.settimeout(1)
-                while len(c.recv(65536)) == 65536:  # closing with bytes unread would be a reset
+                # A line, or all up to the end: closing with bytes unread would be a reset.
+                while (got := c.recv(65536)) and not got.endswith(b"\n"):
                     pass
                 c.sendall(f"{addr} {port} from {peer[0]}\n".encode())
             except OSError:
