@@ -441,6 +441,8 @@ static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)
         .run = m->run, .attempt = m->attempt, .spec_fd = spec_fd, .arrival_us = sys_mono_us()
     };
     struct err e = { 0 };
+    l->ordered_us = w.arrival_us;
+    l->chores = true;
     int rc = run_request(l, &w, &e);
     if (rc < 0 && !(rc == -EAGAIN && run_wait(l, &w))) {
         run_refused(l, &w, rc, e.text);

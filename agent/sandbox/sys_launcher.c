@@ -266,6 +266,7 @@ static int start_loop(struct launcher *l, struct err *e)
     }
     sigprocmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGIO, SIG_IGN); /* somebody opens a file while we ask who else has it open */
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (l->epoll < 0 || fd < 0) {
@@ -403,6 +404,33 @@ static void on_event(struct launcher *l, struct watch *w, uint32_t events)
     }
 }
 
+/* One step of what can wait. While runs are being ordered, only what they are short of. False: there
+ * is nothing left to do. */
+static bool do_chore(struct launcher *l, bool busy)
+{
+    if (busy) {
+        return sandbox_pool_refill(l, true);
+    }
+    return sandbox_slot_chore(l) || sandbox_worker_chore(l) || sandbox_pool_refill(l, false) ||
+           sandbox_rundir_refill(l);
+}
+
+/* Returns how long the loop may sleep for them, at most `ms` (-1: no limit). */
+static int do_chores(struct launcher *l, int ms)
+{
+    uint64_t passed = sys_mono_us() - l->ordered_us;
+    bool busy = passed < QUIET_US;
+    if (!l->chores) {
+        return ms;
+    }
+    if (do_chore(l, busy)) {
+        return 0;
+    }
+    l->chores = busy;
+    int left = busy ? (int)((QUIET_US - passed + 999) / 1000) : -1;
+    return left >= 0 && (ms < 0 || left < ms) ? left : ms;
+}
+
 static int next_timeout(struct launcher *l)
 {
     if (l->agent_restart_ms == 0) {
@@ -416,7 +444,8 @@ static void launcher_serve(struct launcher *l)
 {
     while (!l->stopping || l->agent > 0) {
         struct epoll_event events[32];
-        int n = epoll_wait(l->epoll, events, ARRAY_LEN(events), next_timeout(l));
+        int timeout = do_chores(l, next_timeout(l));
+        int n = epoll_wait(l->epoll, events, ARRAY_LEN(events), timeout);
         for (int i = 0; i < n; i++) {
             struct watch *w = events[i].data.ptr;
             if (w->fd >= 0) { /* else an earlier event of this round closed it */

@@ -9,7 +9,11 @@
 #include "agent/sandbox/sys_sandbox.h"
 #include "common/list.h"
 
-enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024, SPARES_MAX = 16 };
+enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024, SPARES_MAX = 16,
+       REMOVALS_MAX = 64 };
+
+/* What can wait, waits until no run has been ordered for so long, or nothing else is left. */
+enum { QUIET_US = 1000 };
 
 /* What an epoll event is about. */
 enum watch_kind {
@@ -71,8 +75,8 @@ int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
 /* ---- slots (sys_slot.c) ---- */
 
 /*
- * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> ENDED -> CLEANING -> FREE
- *   ^                 | |__________(spawner died)_______|
+ * EMPTY -> MAKING -> FREE -> SETUP -> RUNNING -> ENDED -> DIRTY -> CLEANING -> FREE
+ *   ^                 | |__________(spawner died)___________________|
  *   |____ ENDING <____| |-> PREPARING -> READY -> SETUP      (a sandbox built ahead)
  *       (idle for long)         |__________|-> DROPPING -> FREE
  * EMPTY -> ADOPTED -> EMPTY   (a sandbox of an earlier launcher)
@@ -90,6 +94,7 @@ enum slot_state {
     SLOT_SETUP,
     SLOT_RUNNING,
     SLOT_ENDED, /* its end was told; init is going */
+    SLOT_DIRTY, /* init is gone: to be cleaned when there is time */
     SLOT_CLEANING,
     SLOT_ENDING,
     SLOT_ADOPTED
@@ -168,6 +173,9 @@ int sandbox_slot_build(struct slot *s, struct box_key *key, const struct run_ord
 /* A FREE slot, or one that sandbox_pool_choose() gave. */
 int sandbox_slot_start(struct slot *s, const struct run_order *order, struct err *e);
 bool sandbox_slot_soon_free(const struct launcher *l); /* will one be without a run's end? */
+/* Cleans one DIRTY slot; false: there is none. */
+bool sandbox_slot_chore(struct launcher *l);
+void sandbox_slot_clean(struct slot *s); /* DIRTY -> CLEANING */
 /* Ends the spawners of slots that nobody has used for a minute. */
 void sandbox_slot_trim(struct launcher *l);
 /* PREPARING or READY: the sandbox goes. */
@@ -197,8 +205,9 @@ void sandbox_groups_done(struct slot *s);
 struct box_key *sandbox_pool_key(struct launcher *l, const struct sandbox_spec *spec);
 /* The best slot for a run of this kind. `fresh`: it must not be one built ahead. NULL: none now. */
 struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, bool fresh);
-/* Builds sandboxes ahead in free slots, where more of a kind are wanted. */
-void sandbox_pool_refill(struct launcher *l);
+/* Builds one sandbox ahead in a free slot, of the kind that lacks most; false: none is wanted, or
+ * no slot is free. `busy`: only when that kind has none. */
+bool sandbox_pool_refill(struct launcher *l, bool busy);
 /* Drops what is not wanted any more, and all when memory is short. */
 void sandbox_pool_trim(struct launcher *l);
 /* Kinds with this layer are no longer known, and their sandboxes go. */
@@ -209,11 +218,16 @@ void sandbox_pool_release(struct launcher *l);
 
 /* Names of spare directories begin so; then the launcher's pid. */
 #define SANDBOX_SPARE ".spare-"
-/* Makes spare directories until there are `want`: when there is time for it. */
-void sandbox_rundir_refill(struct launcher *l, size_t want);
+/* Makes one spare directory ahead; false: there are enough, or it failed. */
+bool sandbox_rundir_refill(struct launcher *l);
 int sandbox_rundir_spare_take(struct launcher *l, struct spare *ret, struct err *e);
 void sandbox_rundir_spare_close(struct spare *s);
 void sandbox_rundir_spare_drop(struct launcher *l, struct spare *s); /* removes it, too */
+/* An ended run's directory (open as `dir`) becomes a spare one, its files emptied, instead of being
+ * removed and made anew: files cost more than anything else around a short run. Where that is not
+ * safe (somebody reads them) it is removed. False: nothing was done (there are enough; it has more
+ * than the usual files). */
+bool sandbox_rundir_recycle(struct launcher *l, const char *name, int dir);
 /* The spare directory becomes the run's. -EEXIST: that has one. */
 int sandbox_rundir_name(struct launcher *l, const struct spare *s, struct ulid run,
                         uint32_t attempt, struct err *e);
@@ -258,12 +272,19 @@ struct worker {
     pid_t pid;
     int report; /* read end of its answer */
 };
+/* A run whose directory goes when there is time. */
+struct removal {
+    struct ulid run;
+    uint32_t attempt;
+};
 struct worker_answer {
     int32_t rc;
     char text[SANDBOX_TEXT_MAX];
     uint64_t bytes, entries;
 };
 void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob);
+/* Removes one of the runs that wait for that; false: none waits. */
+bool sandbox_worker_chore(struct launcher *l);
 /* Removes, as the agent's requests would, every layer whose digest is not in list_fd's text. */
 void sandbox_worker_keep_layers(struct launcher *l, int list_fd);
 void sandbox_worker_on_exit(struct worker *w);
@@ -339,6 +360,10 @@ struct launcher {
     uint32_t waiting_len;
     struct list workers; /* struct worker, the oldest first */
     size_t workers_len, workers_running;
+    struct removal removals[REMOVALS_MAX];
+    size_t removals_len;
+    uint64_t ordered_us; /* when the last run was ordered: the monotonic clock */
+    bool chores;         /* there may be something to do that can wait */
     int adopt_dir;      /* -1: no ADOPT is being answered */
     void *adopt_stream; /* DIR of it */
 };

@@ -82,7 +82,7 @@ struct box_key *sandbox_pool_key(struct launcher *l, const struct sandbox_spec *
 struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, bool fresh)
 {
     /* How good each state is for a run: the highest wins. */
-    enum { NONE, OTHERS, SOON, EMPTY, FREE, FITTING, COMING, READY };
+    enum { NONE, OTHERS, SOON, DIRTY, EMPTY, FREE, FITTING, COMING, READY };
     bool nat = key->spec.limits.network == SANDBOX_NETWORK_NAT;
     struct slot *best = NULL;
     int worth = NONE;
@@ -93,6 +93,7 @@ struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, 
                 : s->state == SLOT_PREPARING ? (ours ? COMING : OTHERS)
                 : s->state == SLOT_FREE      ? (sandbox_nat_ready(s) == nat ? FITTING : FREE)
                 : s->state == SLOT_EMPTY     ? EMPTY
+                : s->state == SLOT_DIRTY     ? DIRTY
                 /* The request waits in the spawner's socket for a moment. */
                 : s->state == SLOT_MAKING || s->state == SLOT_CLEANING ? SOON
                                                                        : NONE;
@@ -106,6 +107,9 @@ struct slot *sandbox_pool_choose(struct launcher *l, const struct box_key *key, 
         return NULL;
     }
     struct err e = { 0 };
+    if (worth == DIRTY) {
+        sandbox_slot_clean(best);
+    }
     if (worth == EMPTY && sandbox_slot_make(best, &e) < 0) {
         log_error("slot %u: %s", best->box.slot, e.text);
         return NULL;
@@ -140,27 +144,27 @@ static struct box_key *key_wanted(struct launcher *l, uint64_t now)
     return best;
 }
 
-void sandbox_pool_refill(struct launcher *l)
+bool sandbox_pool_refill(struct launcher *l, bool busy)
 {
     uint64_t now = sys_mono_ms();
-    for (uint32_t i = 0; i < l->slots_len; i++) {
-        struct slot *s = &l->slots[i];
-        struct err e = { 0 };
-        if (s->state != SLOT_FREE) {
-            continue;
-        }
-        struct box_key *k = l->pressed || l->stopping || !list_empty(&l->waiting) ||
-                                    boxes_of(l, NULL) >= l->settings->sandbox.prepared
-                                ? NULL
-                                : key_wanted(l, now);
-        if (k == NULL) {
-            return;
-        }
-        if (sandbox_slot_build(s, k, NULL, &e) < 0) {
-            log_warn("slot %u: build a sandbox ahead: %s", s->box.slot, e.text);
-            k->bad_until_ms = now + POOL_BAD_MS;
-        }
+    struct slot *s = NULL;
+    for (uint32_t i = 0; i < l->slots_len && s == NULL; i++) {
+        s = l->slots[i].state == SLOT_FREE ? &l->slots[i] : NULL;
     }
+    if (s == NULL || l->pressed || l->stopping || !list_empty(&l->waiting) ||
+        boxes_of(l, NULL) >= l->settings->sandbox.prepared) {
+        return false;
+    }
+    struct err e = { 0 };
+    struct box_key *k = key_wanted(l, now);
+    if (busy && k != NULL && boxes_of(l, k) > 0) {
+        return false;
+    }
+    if (k != NULL && sandbox_slot_build(s, k, NULL, &e) < 0) {
+        log_warn("slot %u: build a sandbox ahead: %s", s->box.slot, e.text);
+        k->bad_until_ms = now + POOL_BAD_MS;
+    }
+    return k != NULL;
 }
 
 void sandbox_pool_trim(struct launcher *l)

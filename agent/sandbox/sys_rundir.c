@@ -104,12 +104,17 @@ static int spare_fill(struct launcher *l, struct spare *s, struct err *e)
     return usage < 0 || state < 0 ? err_set(e, usage < 0 ? usage : -errno, "make a run's file") : 0;
 }
 
-static int spare_make(struct launcher *l, struct spare *s, struct err *e)
+static void spare_init(struct launcher *l, struct spare *s)
 {
     *s = (struct spare){ .number = l->spare_number++, .dir = -1 };
     for (size_t i = 0; i < SPAWN_FDS_MAX; i++) {
         s->fds[i] = -1;
     }
+}
+
+static int spare_make(struct launcher *l, struct spare *s, struct err *e)
+{
+    spare_init(l, s);
     int rc = spare_fill(l, s, e);
     if (rc < 0) {
         sandbox_rundir_spare_drop(l, s);
@@ -117,15 +122,14 @@ static int spare_make(struct launcher *l, struct spare *s, struct err *e)
     return rc;
 }
 
-void sandbox_rundir_refill(struct launcher *l, size_t want)
+bool sandbox_rundir_refill(struct launcher *l)
 {
     struct err e = { 0 };
-    while (l->spares_len < want && l->spares_len < SPARES_MAX) {
-        if (spare_make(l, &l->spares[l->spares_len], &e) < 0) {
-            return; /* the run that needs one says why */
-        }
-        l->spares_len++;
+    if (l->spares_len >= SPARES_MAX / 2 || spare_make(l, &l->spares[l->spares_len], &e) < 0) {
+        return false; /* failed: the run that needs one says why */
     }
+    l->spares_len++;
+    return true;
 }
 
 void sandbox_rundir_drop_spares(struct launcher *l)
@@ -133,6 +137,72 @@ void sandbox_rundir_drop_spares(struct launcher *l)
     while (l->spares_len > 0) {
         sandbox_rundir_spare_drop(l, &l->spares[--l->spares_len]);
     }
+}
+
+/* The file as it was when it was made, open; -EBUSY: somebody else has it open, who would see
+ * another run's bytes in it. A write lease is given to the only one (fcntl(2)); nobody can open the
+ * file by name meanwhile. Records are overwritten, not cut: blocks that are given back cost a
+ * request to the disk where it is mounted with "discard". */
+static int file_reuse(int dir, const char *name, bool record)
+{
+    static const uint8_t nothing[4096];
+    struct stat st;
+    AUTO_FD int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        return fd < 0 ? -errno : -EIO;
+    }
+    if (!S_ISREG(st.st_mode) || st.st_nlink != 1 || fcntl(fd, F_SETLEASE, F_WRLCK) < 0) {
+        return -EBUSY;
+    }
+    (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+    int rc = 0;
+    if (record && st.st_size <= (off_t)sizeof(nothing)) {
+        rc = sys_pwrite_full(fd, nothing, (size_t)st.st_size, 0);
+    } else if (st.st_size > 0 && ftruncate(fd, 0) < 0) {
+        rc = -errno;
+    }
+    return rc < 0 ? rc : fd_take(&fd);
+}
+
+static int spare_reuse(struct spare *s)
+{
+    static const char *const records[] = { "usage", "sandbox" };
+    for (size_t i = 0; i < ARRAY_LEN(records); i++) {
+        AUTO_FD int fd = file_reuse(s->dir, records[i], true);
+        if (fd < 0) {
+            return fd;
+        }
+    }
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        int fd = file_reuse(s->dir, files[i].name, files[i].fd == SPAWN_FD_EXIT);
+        if (fd < 0) {
+            return fd;
+        }
+        s->fds[files[i].fd] = fd;
+    }
+    return 0;
+}
+
+bool sandbox_rundir_recycle(struct launcher *l, const char *name, int dir)
+{
+    char spare[SANDBOX_DIR_CAP];
+    struct spare *s = &l->spares[l->spares_len];
+    if (l->spares_len >= SPARES_MAX || faccessat(dir, "in", F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+        return false;
+    }
+    spare_init(l, s);
+    spare_name(s->number, spare);
+    s->dir = fd_dup(dir, 3);
+    if (s->dir < 0 || renameat2(l->runs, name, l->runs, spare, RENAME_NOREPLACE) < 0) {
+        s->dir = fd_close(s->dir);
+        return false;
+    }
+    if (spare_reuse(s) < 0) {
+        sandbox_rundir_spare_drop(l, s);
+    } else {
+        l->spares_len++;
+    }
+    return true;
 }
 
 int sandbox_rundir_spare_take(struct launcher *l, struct spare *ret, struct err *e)
@@ -189,7 +259,7 @@ int sandbox_rundir_record_read(int dir, struct sandbox_result *ret)
 {
     uint8_t bytes[SANDBOX_RECORD_SIZE];
     ssize_t n = read_whole(dir, "exit", bytes, sizeof(bytes));
-    if (n == 0) {
+    if (n == 0 || (n > 0 && bytes[0] == 0)) { /* of a directory that is used again: zeros */
         return -ENOENT;
     }
     return n < 0 ? (int)n : sandbox_record_decode(bytes, (size_t)n, ret);

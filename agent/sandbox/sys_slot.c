@@ -115,7 +115,7 @@ bool sandbox_slot_soon_free(const struct launcher *l)
     for (uint32_t i = 0; i < l->slots_len; i++) {
         enum slot_state state = l->slots[i].state;
         if (state == SLOT_CLEANING || state == SLOT_ENDING || state == SLOT_ENDED ||
-            state == SLOT_DROPPING || state == SLOT_MAKING) {
+            state == SLOT_DIRTY || state == SLOT_DROPPING || state == SLOT_MAKING) {
             return true;
         }
     }
@@ -145,7 +145,7 @@ static void slot_set_free(struct slot *s)
         sandbox_groups_base(s); /* now, when nobody waits for it */
     }
     sandbox_agent_slot_free(s->l);
-    sandbox_pool_refill(s->l);
+    s->l->chores = true;
 }
 
 struct slot *sandbox_slot_find(struct launcher *l, struct ulid run, uint32_t attempt)
@@ -582,7 +582,6 @@ static bool slot_take_report(struct slot *s)
         slot_build_failed(s, &r);
     } else if (r.kind == REPORT_CLEANED && s->state == SLOT_CLEANING) {
         slot_set_free(s);
-        sandbox_rundir_refill(s->l, SPARES_MAX);
     }
     fd_close(pidfd);
     return true;
@@ -614,6 +613,7 @@ void sandbox_slot_on_spawner(struct slot *s)
         s->state = SLOT_EMPTY;
     } else if (s->state != SLOT_RUNNING && s->state != SLOT_SETUP && s->state != SLOT_ENDED &&
                s->state != SLOT_DROPPING) {
+        s->mounts = fd_close(s->mounts); /* DIRTY */
         s->state = SLOT_EMPTY;
     }
     sandbox_agent_slot_free(s->l);
@@ -721,14 +721,26 @@ void sandbox_slot_on_box(struct slot *s)
 /* ---- its end ---- */
 
 /* What may take its time is the spawner's to do. The namespace's last reference travels. */
-static void slot_clean(struct slot *s)
+void sandbox_slot_clean(struct slot *s)
 {
+    REQUIRE(s->state == SLOT_DIRTY);
     const struct spawn_request r = { .kind = SPAWN_CLEAN };
     s->state = SLOT_CLEANING;
     if (sys_send_fds(s->sock.fd, &r, sizeof(r), &s->mounts, s->mounts < 0 ? 0 : 1) < 0) {
         (void)kill(s->spawner_pid, SIGKILL);
     }
     s->mounts = fd_close(s->mounts);
+}
+
+bool sandbox_slot_chore(struct launcher *l)
+{
+    for (uint32_t i = 0; i < l->slots_len; i++) {
+        if (l->slots[i].state == SLOT_DIRTY) {
+            sandbox_slot_clean(&l->slots[i]);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* A sandbox built ahead is gone: we dropped it, or it could not be built. */
@@ -778,6 +790,8 @@ void sandbox_slot_on_init(struct slot *s)
         s->state = SLOT_EMPTY;
         sandbox_agent_slot_free(l);
     } else {
-        slot_clean(s);
+        s->state = SLOT_DIRTY;
+        l->chores = true;
+        sandbox_agent_slot_free(l);
     }
 }

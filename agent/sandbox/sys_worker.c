@@ -173,23 +173,23 @@ static void workers_next(struct launcher *l)
     }
 }
 
-/* A run's directory with the few small files that most have goes at once: a process for it would
- * cost more. False: it is left to a worker. */
-static bool remove_small_run(struct launcher *l, const struct sandbox_msg *m)
+/* A run's directory with the few small files that most have goes at once, or is used again: a
+ * process for it would cost more. False: it is left to a worker. */
+static bool remove_small_run(struct launcher *l, const struct removal *r)
 {
     enum { SMALL = 1 << 20 };
     static const char *const names[] = { "stdout", "stderr", "stderr.tail", "index",
                                          "exit",   "usage",  "sandbox" };
     struct worker done = {
-        .l = l, .kind = WORKER_REMOVE_RUN, .run = m->run, .attempt = m->attempt
+        .l = l, .kind = WORKER_REMOVE_RUN, .run = r->run, .attempt = r->attempt
     };
     const struct worker_answer a = { .rc = 0 };
     char name[SANDBOX_DIR_CAP];
     struct stat st;
-    if (sandbox_slot_find(l, m->run, m->attempt) != NULL) {
+    if (sandbox_slot_find(l, r->run, r->attempt) != NULL) {
         return false;
     }
-    sandbox_dir_name(m->run, m->attempt, name);
+    sandbox_dir_name(r->run, r->attempt, name);
     AUTO_FD int dir = openat(l->runs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     for (size_t i = 0; i < 2; i++) {
         if (dir < 0 ||
@@ -197,43 +197,75 @@ static bool remove_small_run(struct launcher *l, const struct sandbox_msg *m)
             return false;
         }
     }
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        (void)unlinkat(dir, names[i], 0);
-    }
-    if (unlinkat(l->runs, name, AT_REMOVEDIR) < 0) {
-        return false; /* there is more in it, a payload's layer perhaps */
+    if (!sandbox_rundir_recycle(l, name, dir)) {
+        for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+            (void)unlinkat(dir, names[i], 0);
+        }
+        if (unlinkat(l->runs, name, AT_REMOVEDIR) < 0) {
+            return false; /* there is more in it, a payload's layer perhaps */
+        }
     }
     worker_tell(l, &done, &a);
     return true;
 }
 
-void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob)
+static void worker_add(struct launcher *l, const struct worker *wanted)
 {
-    if (m->type == SANDBOX_MSG_REMOVE_RUN && remove_small_run(l, m)) {
-        return;
-    }
     struct worker *w = l->workers_len < JOBS_MAX ? mem_zalloc(sizeof(*w)) : NULL;
-    struct worker refused = { .l = l };
-    struct worker *it = w != NULL ? w : &refused;
-    it->kind = m->type == SANDBOX_MSG_UNPACK       ? WORKER_UNPACK
-               : m->type == SANDBOX_MSG_REMOVE_RUN ? WORKER_REMOVE_RUN
-                                                   : WORKER_REMOVE_LAYER;
-    it->layer = m->digest;
-    it->run = m->run;
-    it->attempt = m->attempt;
     if (w == NULL) {
         struct worker_answer a = { .rc = -EAGAIN, .text = "too many requests wait" };
-        worker_tell(l, &refused, &a);
-        fd_close(blob);
+        worker_tell(l, wanted, &a);
+        fd_close(wanted->blob);
         return;
     }
-    w->l = l;
-    w->blob = blob;
-    w->report = -1;
-    w->watch.fd = -1;
+    *w = *wanted;
     list_push_back(&l->workers, &w->link);
     l->workers_len++;
     workers_next(l);
+}
+
+static void remove_run(struct launcher *l, const struct removal *r)
+{
+    if (!remove_small_run(l, r)) {
+        const struct worker w = { .l = l,
+                                  .kind = WORKER_REMOVE_RUN,
+                                  .run = r->run,
+                                  .attempt = r->attempt,
+                                  .blob = -1,
+                                  .report = -1,
+                                  .watch = { .fd = -1 } };
+        worker_add(l, &w);
+    }
+}
+
+bool sandbox_worker_chore(struct launcher *l)
+{
+    if (l->removals_len == 0) {
+        return false;
+    }
+    const struct removal r = l->removals[--l->removals_len];
+    remove_run(l, &r);
+    return true;
+}
+
+void sandbox_worker_add(struct launcher *l, const struct sandbox_msg *m, int blob)
+{
+    const struct removal r = { .run = m->run, .attempt = m->attempt };
+    if (m->type == SANDBOX_MSG_REMOVE_RUN && l->removals_len < REMOVALS_MAX) {
+        l->removals[l->removals_len++] = r;
+        l->chores = true;
+    } else if (m->type == SANDBOX_MSG_REMOVE_RUN) {
+        remove_run(l, &r);
+    } else {
+        const struct worker w = { .l = l,
+                                  .kind = m->type == SANDBOX_MSG_UNPACK ? WORKER_UNPACK
+                                                                        : WORKER_REMOVE_LAYER,
+                                  .layer = m->digest,
+                                  .blob = blob,
+                                  .report = -1,
+                                  .watch = { .fd = -1 } };
+        worker_add(l, &w);
+    }
 }
 
 /* The directory's name is the digest's hex: its length tells the algorithm. */

@@ -900,6 +900,44 @@ def test_remove_layer(box):
     assert not list((box.data / "layers").glob("rm-*"))
 
 
+def test_a_removed_runs_directory_is_used_again_empty(box):
+    """Files are made once and used by later runs: nothing of an earlier run is in them."""
+    def told(script):
+        run = box.run(box.image, ["sh", "-c", script])
+        assert box.wait_ended(run)["exit_code"] == 0
+        path = box.run_dir(run)
+        inodes = {f.name: f.stat().st_ino for f in path.iterdir()}
+        return run, path, inodes
+
+    seen, again = {}, 0
+    for i in range(40):
+        run, path, inodes = told(f"echo out-{i}; echo err-{i} >&2")
+        again += inodes["stdout"] in seen
+        seen[inodes["stdout"]] = i
+        assert (path / "stdout").read_bytes() == b"out-%d\n" % i
+        assert (path / "stderr").read_bytes() == b"err-%d\n" % i
+        assert len((path / "exit").read_bytes()) == 512
+        box.send(sc.encode(sc.REMOVE_RUN, run=run, attempt=1))
+        assert box.wait("run_removed")["rc"] == 0 and not path.exists()
+    assert again > 0, "no directory was used again"
+
+
+def test_a_file_that_is_read_is_not_used_again(box):
+    """Whoever still reads a removed run's output sees that run's to the end, never another's."""
+    readers = []
+    for i in range(12):
+        run = box.run(box.image, ["sh", "-c", f"echo {i} {'x' * 100}; echo log >&2"])
+        assert box.wait_ended(run)["exit_code"] == 0
+        readers.append((box.run_dir(run) / "stdout").open("rb"))
+        box.send(sc.encode(sc.REMOVE_RUN, run=run, attempt=1))
+        assert box.wait("run_removed")["rc"] == 0
+    for i in range(24):
+        sh(box, "echo another")
+    for i, f in enumerate(readers):
+        with f:
+            assert f.read() == b"%d %s\n" % (i, b"x" * 100)
+
+
 def test_remove_run(box):
     r = box.run(box.image, ["sleep", "60"])
     box.wait_started(r)
