@@ -404,8 +404,8 @@ static void on_event(struct launcher *l, struct watch *w, uint32_t events)
     }
 }
 
-/* One step of what can wait. While runs are being ordered, only what they are short of. False: there
- * is nothing left to do. */
+/* One step of what can wait. While runs are being ordered, only what they are short of. False:
+ * there is nothing left to do. */
 static bool do_chore(struct launcher *l, bool busy)
 {
     if (busy) {

@@ -9,8 +9,14 @@
 #include "agent/sandbox/sys_sandbox.h"
 #include "common/list.h"
 
-enum { RESOLV_MAX = 8192, QUEUE_MAX = 4096, WORKERS_MAX = 4, JOBS_MAX = 1024, SPARES_MAX = 16,
-       REMOVALS_MAX = 64 };
+enum {
+    RESOLV_MAX = 8192,
+    QUEUE_MAX = 4096,
+    WORKERS_MAX = 4,
+    JOBS_MAX = 1024,
+    SPARES_MAX = 16,
+    REMOVALS_MAX = 64
+};
 
 /* What can wait, waits until no run has been ordered for so long, or nothing else is left. */
 enum { QUIET_US = 1000 };
@@ -364,8 +370,8 @@ struct launcher {
     size_t removals_len;
     uint64_t ordered_us; /* when the last run was ordered: the monotonic clock */
     bool chores;         /* there may be something to do that can wait */
-    int adopt_dir;      /* -1: no ADOPT is being answered */
-    void *adopt_stream; /* DIR of it */
+    int adopt_dir;       /* -1: no ADOPT is being answered */
+    void *adopt_stream;  /* DIR of it */
 };
 
 int sandbox_launcher_watch(struct launcher *l, struct watch *w, enum watch_kind kind, int fd,

@@ -257,9 +257,9 @@ int sandbox_rundir_state_read(int dir, struct sandbox_state *ret)
 
 int sandbox_rundir_record_read(int dir, struct sandbox_result *ret)
 {
-    uint8_t bytes[SANDBOX_RECORD_SIZE];
+    uint8_t bytes[SANDBOX_RECORD_SIZE] = { 0 };
     ssize_t n = read_whole(dir, "exit", bytes, sizeof(bytes));
-    if (n == 0 || (n > 0 && bytes[0] == 0)) { /* of a directory that is used again: zeros */
+    if (n >= 0 && bytes[0] == 0) { /* empty, or in a directory used again: zeros */
         return -ENOENT;
     }
     return n < 0 ? (int)n : sandbox_record_decode(bytes, (size_t)n, ret);
