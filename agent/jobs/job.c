@@ -137,6 +137,7 @@ struct job *job_free(struct job *j)
         job_list_release(&j->require);
         job_list_release(&j->egress);
         job_list_release(&j->prefer);
+        job_list_release(&j->secrets);
         mem_free(j->workdir);
         mem_free(j->user);
         mem_free(j->triggers);
@@ -154,7 +155,7 @@ struct job *job_dup(const struct job *j)
         return NULL;
     }
     d->entrypoint = d->command = d->env = (struct job_list){ 0 };
-    d->require = d->prefer = d->egress = (struct job_list){ 0 };
+    d->require = d->prefer = d->egress = d->secrets = (struct job_list){ 0 };
     d->workdir = j->workdir != NULL ? mem_strdup(j->workdir) : NULL;
     d->user = j->user != NULL ? mem_strdup(j->user) : NULL;
     d->triggers = j->triggers != NULL ? mem_strdup(j->triggers) : NULL;
@@ -165,7 +166,8 @@ struct job *job_dup(const struct job *j)
         (d->triggers == NULL) != (j->triggers == NULL) ||
         list_dup(&j->entrypoint, &d->entrypoint) != 0 || list_dup(&j->command, &d->command) != 0 ||
         list_dup(&j->env, &d->env) != 0 || list_dup(&j->require, &d->require) != 0 ||
-        list_dup(&j->egress, &d->egress) != 0 || list_dup(&j->prefer, &d->prefer) != 0) {
+        list_dup(&j->egress, &d->egress) != 0 || list_dup(&j->prefer, &d->prefer) != 0 ||
+        list_dup(&j->secrets, &d->secrets) != 0) {
         return job_free(d);
     }
     return d;
@@ -265,6 +267,9 @@ void job_to_json(struct json_w *w, const struct job *j)
     w_limits(w, &j->limits);
     if (j->has_egress) {
         w_list(w, "egress", &j->egress);
+    }
+    if (j->secrets.n != 0) {
+        job_w_secrets(w, &j->secrets);
     }
     w_retries(w, j);
     if (j->policy.queue_timeout_ms != 0) {

@@ -159,6 +159,7 @@ static enum again try_again(const struct job_core *c, const struct job_entry *e,
     case RUN_REASON_DEADLINE:
     case RUN_REASON_QUOTA:
     case RUN_REASON_OUTPUT:
+    case RUN_REASON_SECRET:
     case RUN_REASON_COUNT:
         return AGAIN_NO;
     }

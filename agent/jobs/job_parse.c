@@ -5,7 +5,6 @@
 
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
-#include "common/base64.h"
 #include "common/mem.h"
 
 enum {
@@ -416,16 +415,28 @@ static void f_network(struct parse *p, const struct json *v)
     }
 }
 
-static void f_egress(struct parse *p, const struct json *v)
+/* What another file read. */
+static void taken(struct parse *p, int r, const struct job_problem *bad)
 {
-    struct job_problem bad;
-    int r = job_parse_egress(v, p->j, &bad);
-
     if (r == -EINVAL) {
-        problem(p, bad.field, "%s", bad.detail);
+        problem(p, bad->field, "%s", bad->detail);
     } else if (r != 0) {
         p->r = r;
     }
+}
+
+static void f_egress(struct parse *p, const struct json *v)
+{
+    struct job_problem bad;
+
+    taken(p, job_parse_egress(v, p->j, &bad), &bad);
+}
+
+static void f_secrets(struct parse *p, const struct json *v)
+{
+    struct job_problem bad;
+
+    taken(p, job_parse_secrets(v, p->j, &bad), &bad);
 }
 
 static void f_timeout(struct parse *p, const struct json *v)
@@ -599,55 +610,16 @@ static void f_labels(struct parse *p, const struct json *v)
 
 static void f_payload(struct parse *p, const struct json *v)
 {
-    struct str s;
+    struct job_problem bad;
 
-    if (!json_str(v, &s)) {
-        problem(p, "payload", "must be a string, not %s (bytes: payload_base64)",
-                json_type_name(v->type));
-        return;
-    }
-    if (p->j->has_payload) {
-        problem(p, "payload", "payload_base64 is there already");
-        return;
-    }
-    if (s.n > JOB_PAYLOAD_MAX) {
-        problem(p, "payload", "has %zu bytes; %d are the most here: send it as the body", s.n,
-                JOB_PAYLOAD_MAX);
-        return;
-    }
-    set_string(p, &p->j->payload, s);
-    p->j->payload_len = s.n;
-    p->j->has_payload = p->r == 0;
+    taken(p, job_parse_payload(v, p->j, &bad), &bad);
 }
 
 static void f_payload_base64(struct parse *p, const struct json *v)
 {
-    struct str s;
-    char *bytes = NULL;
-    size_t n = 0;
+    struct job_problem bad;
 
-    if (p->j->has_payload) {
-        problem(p, "payload_base64", "payload is there already");
-        return;
-    }
-    if (!json_str(v, &s)) {
-        problem(p, "payload_base64", "must be a string, not %s", json_type_name(v->type));
-        return;
-    }
-    if (s.n / 4 * 3 > JOB_PAYLOAD_MAX) {
-        problem(p, "payload_base64", "is over %d bytes: send it as the body", JOB_PAYLOAD_MAX);
-        return;
-    }
-    int r = base64_decode(s, &bytes, &n);
-    if (r == -ENOMEM) {
-        p->r = r;
-    } else if (r != 0) {
-        problem(p, "payload_base64", "is not base 64 (RFC 4648, with padding)");
-    } else {
-        p->j->payload = bytes;
-        p->j->payload_len = n;
-        p->j->has_payload = true;
-    }
+    taken(p, job_parse_payload_base64(v, p->j, &bad), &bad);
 }
 
 /* --- triggers --- */
@@ -754,6 +726,7 @@ static const struct field job_fields[] = {
     { "stop_signal", f_stop_signal, M_ALL },
     { "network", f_network, M_ALL },
     { "egress", f_egress, M_ALL },
+    { "secrets", f_secrets, M_JOB },
     { "timeout", f_timeout, M_ALL },
     { "grace", f_grace, M_ALL },
     { "queue_timeout", f_queue_timeout, M_ALL },

@@ -35,6 +35,7 @@ enum {
     JOB_PAYLOAD_MAX = 128 * 1024, /* inside a one-off's document */
     JOB_TRIGGERS_MAX = 64 * 1024, /* bytes of "triggers" as compact JSON */
     JOB_PROBLEMS_MAX = 32,
+    JOB_SECRETS_MAX = 16,
 };
 
 /* Strings that the job owns; each NUL-terminated. */
@@ -58,12 +59,13 @@ struct job {
     struct job_list env; /* "NAME=value", sorted by name */
     struct job_list
         require; /* as agent/routing/routing.h describes; the form only is checked here */
-    struct job_list prefer; /* the same, but wishes: a node that meets more of them goes first */
-    bool has_egress;        /* false: whatever the node does not close */
-    struct job_list egress; /* with network nat: what may be reached (common/egress.h) */
-    char *workdir;          /* absolute; NULL: the image's */
-    char *user;             /* NULL: the image's */
-    int stop_signal;        /* 0: the image's, else SIGTERM */
+    struct job_list prefer;  /* the same, but wishes: a node that meets more of them goes first */
+    bool has_egress;         /* false: whatever the node does not close */
+    struct job_list egress;  /* with network nat: what may be reached (common/egress.h) */
+    struct job_list secrets; /* "name=file": files in AGENT_SECRETS_DIR, sorted by name */
+    char *workdir;           /* absolute; NULL: the image's */
+    char *user;              /* NULL: the image's */
+    int stop_signal;         /* 0: the image's, else SIGTERM */
     char labels[RUN_LABELS_CAP]; /* JSON object, sorted by name; "": none */
     struct run_limits limits;
     struct run_policy policy;
@@ -119,6 +121,9 @@ void job_to_text(const struct job *j, struct buf *out);
 
 /* A name for a job: letters, digits, '.', '_', '-', first a letter or digit, 1 to JOB_NAME_MAX. */
 bool job_name_ok(struct str name);
+
+/* The two halves of an entry of secrets; both are names as a job's (job_name_ok). */
+struct str job_secret_file(const char *entry, struct str *ret_name);
 
 /* A run of this job, as run_init() and with image, command, labels, limits and policy filled in.
  * The caller adds trigger, digest, payload size, entry node. */

@@ -28,6 +28,12 @@ bool job_requirement_ok(const char *text);
 int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct job *j,
                       struct job_problem *ret);
 int job_parse_egress(const struct json *v, struct job *j, struct job_problem *ret);
+/* job_parse_payload.c; the same. */
+int job_parse_payload(const struct json *v, struct job *j, struct job_problem *ret);
+int job_parse_payload_base64(const struct json *v, struct job *j, struct job_problem *ret);
+/* job_parse_secrets.c; the same. */
+int job_parse_secrets(const struct json *v, struct job *j, struct job_problem *ret);
+void job_w_secrets(struct json_w *w, const struct job_list *secrets);
 
 /* "SIGTERM", "TERM", "15", "SIGRTMIN+3"; 0: not a signal. */
 int job_signal_parse(struct str s);

@@ -30,7 +30,7 @@ static const char *const run_reasons[RUN_REASON_COUNT] = {
     [RUN_REASON_NODE_LOST] = "node_lost", [RUN_REASON_NO_MATCH] = "no_match",
     [RUN_REASON_CANCELLED] = "cancelled", [RUN_REASON_DEADLINE] = "deadline",
     [RUN_REASON_QUOTA] = "quota",         [RUN_REASON_OUTPUT] = "output",
-    [RUN_REASON_SANDBOX] = "sandbox",
+    [RUN_REASON_SANDBOX] = "sandbox",     [RUN_REASON_SECRET] = "secret",
 };
 
 static const char *const run_triggers[RUN_TRIGGER_COUNT] = {
@@ -134,6 +134,7 @@ enum run_state run_state_of(enum run_reason reason, int exit_code)
     case RUN_REASON_QUOTA:
     case RUN_REASON_OUTPUT:
     case RUN_REASON_SANDBOX:
+    case RUN_REASON_SECRET:
         return RUN_FAILED;
     case RUN_REASON_NONE:
     case RUN_REASON_COUNT:

@@ -77,6 +77,7 @@ enum run_reason {
     RUN_REASON_QUOTA,    /* over its disk limit */
     RUN_REASON_OUTPUT,   /* over the output limit */
     RUN_REASON_SANDBOX,  /* it could not be started: detail */
+    RUN_REASON_SECRET,   /* one of its job's secrets is not there, or not to be opened: detail */
     RUN_REASON_COUNT
 };
 

@@ -60,7 +60,7 @@ int node_document_check(const struct job *job, struct job_problems *problems, st
 }
 
 /* What the agent itself puts into a run's environment. */
-enum { OWN_ENV_MAX = 16, OWN_ENV_TEXT_MAX = 1024 };
+enum { OWN_ENV_MAX = 17, OWN_ENV_TEXT_MAX = 1024 };
 
 struct own_env {
     char text[OWN_ENV_MAX][OWN_ENV_TEXT_MAX];
@@ -106,6 +106,9 @@ static void own_env_fill(const struct node_spec_input *in, struct own_env *o)
     }
     if (r->scheduled_us != 0) {
         own(o, "AGENT_SCHEDULED_AT=%s", time_format(r->scheduled_us, when));
+    }
+    if (in->job->secrets.n != 0) {
+        own(o, "AGENT_SECRETS_DIR=/run/agent/secrets");
     }
     hardware_mask_openssl(in->mask, mask);
     if (mask[0] != '\0') {
@@ -260,6 +263,7 @@ int node_spec_make(const struct node_spec_input *in, struct node_spec *ret, stru
         .layers = ret->layers,
         .layers_len = in->layers_len,
         .payload = in->run->payload_bytes != 0,
+        .secrets = in->job->secrets.n != 0,
     };
     limits_make(in, &ret->spec.limits);
     rc = egress_make(in, ret, e);

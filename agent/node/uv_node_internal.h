@@ -460,6 +460,9 @@ int node_secrets_start(struct node *n, struct err *e);
 void node_secrets_free(struct node *n);
 /* Appends the secret's bytes; the caller wipes them. -ENOENT, -EBADMSG (another key), -ENOMEM. */
 int node_secret_get(struct node *n, struct str name, struct buf *out, struct err *e);
+/* What sandbox_client_run() takes for a run of this job; nothing when it has no secrets. The caller
+ * wipes *out. Errors as above. */
+int node_secrets_of(struct node *n, const struct job *job, struct buf *out, struct err *e);
 
 /* -- uv_node_api.c -- */
 void node_watchers_tell(struct node *n, const struct run *run);

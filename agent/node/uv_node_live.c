@@ -449,6 +449,18 @@ static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const c
 
 /* ---- launching ---- */
 
+enum { SECRET_TRIES = 20 }; /* 250 ms apart */
+
+/* On a peer's run: the table's row may still be on its way here, when somebody just set it. */
+static void no_secret(struct node_live *l, int rc, const struct err *e)
+{
+    if (rc == -ENOENT && l->guest != NULL && l->guest->tries < SECRET_TRIES) {
+        node_live_answer(l, LIVE_NO_ROOM);
+    } else {
+        node_live_fail(l, LIVE_ENDED, RUN_REASON_SECRET, err_text(e));
+    }
+}
+
 void node_fx_launch(struct node *n, const struct run *run)
 {
     struct node_live *l = node_live_find(n, run->id, run->attempt);
@@ -468,10 +480,19 @@ void node_fx_launch(struct node *n, const struct run *run)
         .mask = &n->facts.masked,
         .now_us = sys_wall_us(),
     };
-    int rc = node_spec_make(&in, &spec, &e);
+    AUTO_BUF struct buf secrets = BUF_INIT(2 * SANDBOX_SECRETS_FILE_MAX);
+    int rc = node_secrets_of(n, l->doc->job, &secrets, &e);
+    if (rc != 0) {
+        no_secret(l, rc, &e);
+        return;
+    }
+    rc = node_spec_make(&in, &spec, &e);
     if (rc == 0) {
-        rc = sandbox_client_run(n->client, &spec.spec, &e);
+        rc = sandbox_client_run(n->client, &spec.spec, buf_str(&secrets), &e);
         node_spec_release(&spec);
+    }
+    if (secrets.data != NULL) {
+        mem_wipe(secrets.data, secrets.cap);
     }
     if (rc == -ENOBUFS) {
         node_live_answer(l, LIVE_NO_ROOM);

@@ -84,6 +84,55 @@ int node_secret_get(struct node *n, struct str name, struct buf *out, struct err
     return rc != 0 ? err_set(e, rc, "secret '%.*s'", STR_ARG(name)) : 0;
 }
 
+/* Never less than what is in them. */
+static size_t sealed_size(struct node *n, const struct job *job)
+{
+    size_t sum = 1;
+
+    for (size_t i = 0; i < job->secrets.n; i++) {
+        struct table_row_view row;
+        struct str name;
+        (void)job_secret_file(job->secrets.v[i], &name);
+        if (table_get(table_core(n->table), TABLE_SECRET, STR(""), name, &row)) {
+            sum += row.value.n;
+        }
+    }
+    return sum;
+}
+
+int node_secrets_of(struct node *n, const struct job *job, struct buf *out, struct err *e)
+{
+    AUTO_BUF struct buf plain = BUF_INIT(JOB_SECRETS_MAX * (NODE_SECRET_MAX + SEAL_OVERHEAD));
+    struct sandbox_secret v[JOB_SECRETS_MAX];
+    size_t from[JOB_SECRETS_MAX + 1] = { 0 };
+    int rc = 0;
+
+    if (job->secrets.n == 0) {
+        return 0;
+    }
+    /* As large as it will be from the start: what grows leaves copies behind that nobody wipes. */
+    size_t room = sealed_size(n, job);
+    if (buf_reserve(&plain, room) == NULL ||
+        buf_reserve(out, SANDBOX_SECRETS_HEAD + room) == NULL) {
+        return err_set(e, -ENOMEM, "the run's secrets");
+    }
+    for (size_t i = 0; rc == 0 && i < job->secrets.n && i < JOB_SECRETS_MAX; i++) {
+        struct str name;
+        v[i].file = job_secret_file(job->secrets.v[i], &name);
+        rc = node_secret_get(n, name, &plain, e);
+        from[i + 1] = plain.len;
+    }
+    for (size_t i = 0; i < job->secrets.n && i < JOB_SECRETS_MAX; i++) {
+        v[i].bytes = (struct str){ plain.data + from[i], from[i + 1] - from[i] };
+    }
+    rc = rc == 0 ? sandbox_secrets_encode(v, job->secrets.n, out, e) : rc;
+    mem_wipe(plain.data, plain.cap);
+    if (rc != 0 && out->data != NULL) {
+        mem_wipe(out->data, out->cap);
+    }
+    return rc;
+}
+
 /* ---- for the API ---- */
 
 struct secret_write {

@@ -36,6 +36,9 @@ enum {
     SANDBOX_ENV_NAME_MAX = 256,
     SANDBOX_KEEP_MAX = 8 * 1024 * 1024, /* bytes of a list of layers to keep */
     SANDBOX_EGRESS_MAX = 512,           /* destinations of a run, names resolved */
+    SANDBOX_SECRETS_MAX = 16,           /* files in /run/agent/secrets */
+    SANDBOX_SECRET_NAME_MAX = 128,      /* bytes of such a file's name */
+    SANDBOX_SECRETS_BYTES = 1 << 20,    /* of all of a run's secrets */
 };
 
 /* ---- what to run ------------------------------------------------------------------------------
@@ -85,9 +88,25 @@ struct sandbox_spec {
     const struct digest *layers; /* DiffIDs, the lowest first; at least one */
     size_t layers_len;
     bool payload; /* spool/<run> is the payload: stdin and /run/agent/payload */
+    /* Files come along (sandbox_client_run) for /run/agent/secrets: a tmpfs, read-only before the
+     * job starts, the files its user's own, mode 0400. Such a run leaves no core dump, neither in a
+     * file nor to a program of the host's: RLIMIT_CORE is 1, which the kernel takes as neither. */
+    bool secrets;
     struct sandbox_limits limits;
     struct sandbox_egress egress; /* all zero unless limits.network is NAT */
 };
+
+/* One file of /run/agent/secrets; letters, digits, '.', '_', '-'. */
+struct sandbox_secret {
+    struct str file;
+    struct str bytes;
+};
+bool sandbox_secret_name_ok(struct str name);
+/* Appends n of them, file names all different, as sandbox_client_run() takes them; the caller wipes
+ * out. -EINVAL (none, too many, a bad name), -E2BIG (over SANDBOX_SECRETS_BYTES), -ENOMEM. */
+enum { SANDBOX_SECRETS_HEAD = 4096, SANDBOX_SECRETS_FILE_MAX = 4096 + SANDBOX_SECRETS_BYTES };
+int sandbox_secrets_encode(const struct sandbox_secret *v, size_t n, struct buf *out,
+                           struct err *e);
 
 /* Ranges and lengths as above. -EINVAL with the sentence. */
 int sandbox_spec_check(const struct sandbox_spec *s, struct err *e);

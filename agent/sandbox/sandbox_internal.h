@@ -24,11 +24,24 @@ void sandbox_egress_encode(const struct sandbox_egress *g, struct buf *out);
  * with mem_free(). -ENOMEM. */
 int sandbox_egress_decode(struct cur *c, struct sandbox_egress *ret);
 
+/* ---- secrets -----------------------------------------------------------------------------------
+ */
+
+struct sandbox_secret_at {
+    char file[SANDBOX_SECRET_NAME_MAX + 1];
+    uint64_t at; /* in the memory file */
+    uint32_t len;
+};
+/* What sandbox_secrets_encode() wrote, from its head and its size. -EBADMSG. */
+int sandbox_secrets_decode(const uint8_t head[SANDBOX_SECRETS_HEAD], uint64_t size,
+                           struct sandbox_secret_at v[SANDBOX_SECRETS_MAX], size_t *ret_n);
+
 /* ---- the plan: what the set-up process does, in order, in its new mount namespace ---------------
  */
 
 enum plan_op {
     PLAN_TMPFS = 1, /* at path: size, inodes, mode */
+    PLAN_SECRETS,   /* a tmpfs at path for a run's secrets: size, inodes, mode */
     PLAN_DIR,       /* mkdir path, mode; owned by the sandbox's root */
     PLAN_FILE,      /* path with text, mode */
     PLAN_LINK,      /* path, a link to text */
@@ -97,7 +110,8 @@ enum {
     POOL_BAD_MS = 10000 /* no more of a kind that cannot be built */
 };
 
-/* Layers, user, working directory, network and the sizes of its file systems are the same. */
+/* Layers, user, working directory, network, the sizes of its file systems and whether there is one
+ * for secrets are the same. */
 bool sandbox_pool_same(const struct sandbox_spec *a, const struct sandbox_spec *b);
 
 /* How much one kind of run is in use. Zero it to begin. */

@@ -30,7 +30,7 @@ static const struct {
 } shapes[] = {
     [SANDBOX_MSG_READY] = { HAS_TEXT, 1, 0, 0 },
     [SANDBOX_MSG_PING] = { 0, 1, 0, 0 },
-    [SANDBOX_MSG_RUN] = { HAS_RUN, 1, 1, 1 },
+    [SANDBOX_MSG_RUN] = { HAS_RUN, 1, 1, 2 },
     [SANDBOX_MSG_STOP] = { HAS_RUN, 1, 0, 0 },
     [SANDBOX_MSG_SIGNAL] = { HAS_RUN | HAS_VALUE, 1, 0, 0 },
     [SANDBOX_MSG_UNPACK] = { HAS_DIGEST, 1, 1, 1 },

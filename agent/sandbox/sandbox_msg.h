@@ -4,7 +4,7 @@
  * One SOCK_SEQPACKET message of exactly SANDBOX_MSG_SIZE bytes, little-endian, whatever its type;
  * another length, an unknown type, a type of the other direction, a field that this type does not
  * have and that is not zero, or the wrong number of descriptors end the connection. A RUN's spec
- * travels beside it in a sealed memfd. Pure.
+ * travels beside it in a sealed memfd, its secrets in a second one. Pure.
  */
 #ifndef AGENT_SANDBOX_SANDBOX_MSG_H
 #define AGENT_SANDBOX_SANDBOX_MSG_H
@@ -19,7 +19,7 @@ enum { SANDBOX_MSG_SIZE = 1536, SANDBOX_MSG_NUMBERS = 16, SANDBOX_READING_WORDS 
 enum sandbox_msg_type {
     SANDBOX_MSG_READY = 1, /* text: status */
     SANDBOX_MSG_PING = 2,
-    SANDBOX_MSG_RUN = 3,          /* run, attempt; fd: spec */
+    SANDBOX_MSG_RUN = 3,          /* run, attempt; fds: spec, secrets (if any) */
     SANDBOX_MSG_STOP = 4,         /* run, attempt */
     SANDBOX_MSG_SIGNAL = 5,       /* run, attempt, value: signal */
     SANDBOX_MSG_UNPACK = 6,       /* digest; fd: blob */

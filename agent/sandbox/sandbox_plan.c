@@ -117,6 +117,9 @@ static void plan_upper(struct sandbox_plan *p, const struct sandbox_spec *s,
     add_file(p, "u/d/etc/hosts", keep(p, "%s", hosts), 0644);
     add_file(p, "u/d/etc/resolv.conf", f->resolv_conf, 0644);
     add(p, PLAN_LINK, "u/d/etc/mtab", "/proc/mounts");
+    if (s->secrets) {
+        add_dir(p, "u/d/run/agent/secrets", 0555);
+    }
     if (f->payload_dir == NULL) {
         add_file(p, "u/d/run/agent/payload", "", 0444);
     }
@@ -155,6 +158,12 @@ static void plan_kernel(struct sandbox_plan *p, const struct sandbox_spec *s)
     shm->size = s->limits.shm_bytes;
     shm->inodes = SHM_INODES;
     shm->mode = 01777;
+    if (s->secrets) { /* empty and the sandbox's root's: the launcher fills it (sys_secrets.c) */
+        struct plan_step *secrets = add(p, PLAN_SECRETS, "r/run/agent/secrets", "");
+        secrets->size = SANDBOX_SECRETS_BYTES + SANDBOX_SECRETS_MAX * 4096;
+        secrets->inodes = SANDBOX_SECRETS_MAX + 4;
+        secrets->mode = 0555;
+    }
     add(p, PLAN_MOVE, "r/sys", "sys");
     add(p, PLAN_PROC, "r/proc", "");
     for (size_t i = 0; sandbox_masked_proc[i] != NULL; i++) {

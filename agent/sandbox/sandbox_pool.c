@@ -17,7 +17,7 @@ bool sandbox_pool_same(const struct sandbox_spec *a, const struct sandbox_spec *
     const struct sandbox_limits *y = &b->limits;
     if (a->layers_len != b->layers_len || x->disk_bytes != y->disk_bytes ||
         x->disk_inodes != y->disk_inodes || x->shm_bytes != y->shm_bytes ||
-        x->network != y->network || !text_same(a->user, b->user) ||
+        x->network != y->network || a->secrets != b->secrets || !text_same(a->user, b->user) ||
         !text_same(a->workdir, b->workdir)) {
         return false;
     }

@@ -17,6 +17,7 @@ _Static_assert(SANDBOX_NETWORK_HOST == 1 && SANDBOX_NETWORK_NAT == 2 &&
                "networks");
 
 enum { SPEC_MAGIC = 0x50534741, SPEC_VERSION = 2, SPEC_PATH_MAX = 4096, SPEC_USER_MAX = 256 };
+enum { SPEC_PAYLOAD = 1, SPEC_SECRETS = 2 };
 
 static const char *text_of(const char *s)
 {
@@ -171,7 +172,7 @@ int sandbox_spec_encode(const struct sandbox_spec *s, struct buf *out, struct er
     buf_add_le32(out, (uint32_t)s->env_len);
     buf_add_le32(out, (uint32_t)s->layers_len);
     buf_add_le32(out, (uint32_t)s->stop_signal);
-    buf_add_le32(out, s->payload ? 1 : 0);
+    buf_add_le32(out, (s->payload ? SPEC_PAYLOAD : 0u) | (s->secrets ? SPEC_SECRETS : 0u));
     add_limits(out, &s->limits);
     for (size_t i = 0; i < s->layers_len; i++) {
         buf_add_le32(out, (uint32_t)s->layers[i].algo);
@@ -310,11 +311,13 @@ int sandbox_spec_decode(const void *p, size_t n, struct sandbox_spec *ret, struc
     s.env_len = cur_le32(&c);
     s.layers_len = cur_le32(&c);
     s.stop_signal = (int)(cur_le32(&c) & 0xffff);
-    uint32_t payload = cur_le32(&c);
-    s.payload = payload == 1;
+    uint32_t flags = cur_le32(&c);
+    s.payload = (flags & SPEC_PAYLOAD) != 0;
+    s.secrets = (flags & SPEC_SECRETS) != 0;
     get_limits(&c, &s.limits);
-    if (!cur_ok(&c) || payload > 1 || s.argv_len < 1 || s.argv_len > SANDBOX_ARGS_MAX ||
-        s.env_len > SANDBOX_ENV_MAX || s.layers_len < 1 || s.layers_len > SANDBOX_LAYERS_MAX) {
+    if (!cur_ok(&c) || flags > (SPEC_PAYLOAD | SPEC_SECRETS) || s.argv_len < 1 ||
+        s.argv_len > SANDBOX_ARGS_MAX || s.env_len > SANDBOX_ENV_MAX || s.layers_len < 1 ||
+        s.layers_len > SANDBOX_LAYERS_MAX) {
         return err_say(e, -EINVAL, "the sandbox's spec is broken");
     }
     int rc = decode_body(&c, &s);

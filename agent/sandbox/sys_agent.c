@@ -217,6 +217,7 @@ static void waiting_drop(struct launcher *l, struct waiting_run *w)
     list_remove(&w->link);
     l->waiting_len--;
     fd_close(w->spec_fd);
+    sandbox_secrets_drop(w->secrets_fd);
     mem_free(w);
 }
 
@@ -331,11 +332,15 @@ static void agent_flush(struct launcher *l)
 
 /* ---- its requests ---- */
 
-static int run_start(struct launcher *l, const struct waiting_run *m,
-                     const struct sandbox_spec *spec, struct slot **ret, struct err *e)
+static int run_start(struct launcher *l, struct waiting_run *m, const struct sandbox_spec *spec,
+                     struct slot **ret, struct err *e)
 {
     struct run_order o = {
-        .spec = spec, .spec_fd = m->spec_fd, .payload = -1, .arrival_us = m->arrival_us
+        .spec = spec,
+        .spec_fd = m->spec_fd,
+        .payload = -1,
+        .secrets = &m->secrets_fd,
+        .arrival_us = m->arrival_us,
     };
     AUTO_FD int payload = -1;
     if (spec->payload) {
@@ -353,7 +358,7 @@ static int run_start(struct launcher *l, const struct waiting_run *m,
     return sandbox_slot_start(s, &o, e);
 }
 
-static int run_request(struct launcher *l, const struct waiting_run *m, struct err *e)
+static int run_request(struct launcher *l, struct waiting_run *m, struct err *e)
 {
     static char blob[SANDBOX_SPEC_MAX];
     const int seals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW;
@@ -374,6 +379,12 @@ static int run_request(struct launcher *l, const struct waiting_run *m, struct e
         rc = err_say(e, -EPERM, "network = host needs sandbox.allow_host_network = yes");
     } else if (l->stopping) {
         rc = err_say(e, -ESHUTDOWN, "the node is stopping");
+    } else if (spec.secrets != (m->secrets_fd >= 0)) {
+        rc = err_say(e, -EINVAL, "the sandbox's spec and its secrets do not belong together");
+    } else if (spec.secrets) {
+        struct sandbox_secret_at files[SANDBOX_SECRETS_MAX];
+        size_t files_len;
+        rc = sandbox_secrets_check(m->secrets_fd, files, &files_len, e);
     }
     for (size_t i = 0; rc == 0 && i < spec.layers_len; i++) {
         char hex[DIGEST_TEXT_CAP];
@@ -401,7 +412,7 @@ static void run_refused(struct launcher *l, const struct waiting_run *m, int rc,
     sandbox_agent_send(l, &answer, NULL, 0);
 }
 
-static bool run_wait(struct launcher *l, const struct waiting_run *m)
+static bool run_wait(struct launcher *l, struct waiting_run *m)
 {
     struct waiting_run *w =
         l->waiting_len < l->slots_len && sandbox_slot_soon_free(l) ? mem_zalloc(sizeof(*w)) : NULL;
@@ -414,6 +425,7 @@ static bool run_wait(struct launcher *l, const struct waiting_run *m)
         mem_free(w);
         return false;
     }
+    m->secrets_fd = -1; /* its own now */
     list_push_back(&l->waiting, &w->link);
     l->waiting_len++;
     return true;
@@ -435,10 +447,14 @@ void sandbox_agent_slot_free(struct launcher *l)
     }
 }
 
-static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)
+static void on_run(struct launcher *l, const struct sandbox_msg *m, int fds[2])
 {
-    const struct waiting_run w = {
-        .run = m->run, .attempt = m->attempt, .spec_fd = spec_fd, .arrival_us = sys_mono_us()
+    struct waiting_run w = {
+        .run = m->run,
+        .attempt = m->attempt,
+        .spec_fd = fds[0],
+        .secrets_fd = fd_take(&fds[1]),
+        .arrival_us = sys_mono_us(),
     };
     struct err e = { 0 };
     l->ordered_us = w.arrival_us;
@@ -447,6 +463,7 @@ static void on_run(struct launcher *l, const struct sandbox_msg *m, int spec_fd)
     if (rc < 0 && !(rc == -EAGAIN && run_wait(l, &w))) {
         run_refused(l, &w, rc, e.text);
     }
+    sandbox_secrets_drop(w.secrets_fd);
 }
 
 static void stop_waiting(struct launcher *l, const struct sandbox_msg *m)
@@ -513,7 +530,7 @@ static void tell_ready(const char *status)
     (void)sys_sd_notify(text);
 }
 
-static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *fd)
+static void agent_request(struct launcher *l, const struct sandbox_msg *m, int fd[2])
 {
     switch ((enum sandbox_msg_type)m->type) {
     case SANDBOX_MSG_READY:
@@ -529,7 +546,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
         sandbox_launcher_refresh(l, false);
         break;
     case SANDBOX_MSG_RUN:
-        on_run(l, m, *fd);
+        on_run(l, m, fd);
         break;
     case SANDBOX_MSG_STOP:
     case SANDBOX_MSG_SIGNAL:
@@ -539,7 +556,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
         on_egress(l, m);
         break;
     case SANDBOX_MSG_UNPACK:
-        sandbox_worker_add(l, m, fd_take(fd));
+        sandbox_worker_add(l, m, fd_take(&fd[0]));
         break;
     case SANDBOX_MSG_REMOVE_RUN:
     case SANDBOX_MSG_REMOVE_LAYER:
@@ -549,7 +566,7 @@ static void agent_request(struct launcher *l, const struct sandbox_msg *m, int *
         on_adopt(l);
         break;
     case SANDBOX_MSG_KEEP_LAYERS:
-        sandbox_worker_keep_layers(l, *fd);
+        sandbox_worker_keep_layers(l, fd[0]);
         break;
     case SANDBOX_MSG_HELLO:
     case SANDBOX_MSG_STARTED:
@@ -573,9 +590,9 @@ void sandbox_agent_on_sock(struct launcher *l, uint32_t events)
     for (int i = 0; i < 64 && l->agent_sock.fd >= 0; i++) {
         uint8_t bytes[SANDBOX_MSG_SIZE + 1];
         struct sandbox_msg m;
-        int fd = -1;
+        int fd[2] = { -1, -1 };
         size_t fds = 0;
-        ssize_t n = sys_recv_fds(l->agent_sock.fd, bytes, sizeof(bytes), &fd, 1, &fds);
+        ssize_t n = sys_recv_fds(l->agent_sock.fd, bytes, sizeof(bytes), fd, 2, &fds);
         if (n == -EAGAIN) {
             return;
         }
@@ -584,8 +601,9 @@ void sandbox_agent_on_sock(struct launcher *l, uint32_t events)
         } else if (n < 0 || sandbox_msg_decode(bytes, (size_t)n, fds, SANDBOX_FROM_AGENT, &m) < 0) {
             sandbox_agent_hang_up(l, "it sent a message that is none");
         } else {
-            agent_request(l, &m, &fd);
+            agent_request(l, &m, fd);
         }
-        fd_close(fd);
+        fd_close(fd[0]);
+        fd_close(fd[1]);
     }
 }

@@ -85,7 +85,13 @@ static int open_own_files(struct sandbox_job *job, struct err *e)
         { "/run/agent/payload", O_WRONLY, &job->payload_out },
     };
     size_t n = ARRAY_LEN(files) - (job->request.payload_layer != 0 ? 1 : 0);
-    job->payload_out = -1;
+    job->payload_out = job->secrets_fd = -1;
+    if (job->spec.secrets) {
+        job->secrets_fd = open("/run/agent/secrets", O_RDONLY | O_DIRECTORY | flags);
+        if (job->secrets_fd < 0) {
+            return err_set(e, -errno, "open the sandbox's directory for secrets");
+        }
+    }
     for (size_t i = 0; i < n; i++) {
         *files[i].fd = open(files[i].path, files[i].flags | flags);
         if (*files[i].fd < 0) {
@@ -181,7 +187,7 @@ static int init_clone(struct init *in, struct err *e)
     }
     int *const theirs[] = { &job->out_pipe[1], &job->err_pipe[1], &job->exec_pipe[1],
                             &job->hostname_fd, &job->hosts_fd,    &job->payload_in,
-                            &job->payload_out, &job->uts };
+                            &job->payload_out, &job->uts,         &job->secrets_fd };
     for (size_t i = 0; i < ARRAY_LEN(theirs); i++) {
         if (*theirs[i] >= 0) {
             (void)close(*theirs[i]); /* the numbers are in its memory, too: they stay */

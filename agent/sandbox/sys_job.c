@@ -193,6 +193,7 @@ enum job_fd {
     JOB_FD_PAYLOAD_IN,
     JOB_FD_PAYLOAD_OUT, /* may be missing */
     JOB_FD_UTS,         /* may be missing */
+    JOB_FD_SECRETS,     /* may be missing */
     JOB_FDS
 };
 
@@ -211,7 +212,7 @@ static int job_descriptors(struct sandbox_job *job, struct err *e)
     const int from[JOB_FDS] = { job->null_fd,      job->out_pipe[1],       job->err_pipe[1],
                                 job->exec_pipe[1], job->fd[SPAWN_FD_SOCK], job->hostname_fd,
                                 job->hosts_fd,     job->payload_in,        job->payload_out,
-                                job->uts };
+                                job->uts,          job->secrets_fd };
     int high[JOB_FDS];
     for (size_t i = 0; i < JOB_FDS; i++) {
         high[i] = from[i] < 0 ? -1 : fd_dup(from[i], HIGH);
@@ -252,15 +253,17 @@ static int job_confine(struct sandbox_job *job, struct sandbox_user *u, struct e
 }
 
 /* Waits for the run, in a sandbox that is ready. The launcher's end ends it. */
-static void job_await_run(struct sandbox_job *job, int fds[START_FDS_MAX], struct err *e)
+static void job_await_run(struct sandbox_job *job, const struct sandbox_user *u,
+                          int fds[START_FDS_MAX], struct err *e)
 {
     size_t n = 0;
-    struct slot_report r = { .kind = REPORT_PREPARED };
-    int uts = JOB_FD_UTS;
+    struct slot_report r = { .kind = REPORT_PREPARED, .uid = u->uid, .gid = u->gid };
+    const int told[] = { JOB_FD_UTS, JOB_FD_SECRETS };
     fds[START_FD_SPEC] = fds[START_FD_PAYLOAD] = -1;
     if (job->request.ahead != 0) {
-        (void)sys_send_fds(JOB_FD_SOCK, &r, sizeof(r), &uts, 1);
-        (void)close(uts);
+        (void)sys_send_fds(JOB_FD_SOCK, &r, sizeof(r), told, job->spec.secrets ? 2 : 1);
+        (void)close(JOB_FD_UTS);
+        (void)close(JOB_FD_SECRETS);
     }
     ssize_t got =
         sys_recv_fds(JOB_FD_SOCK, &job->start, sizeof(job->start), fds, START_FDS_MAX, &n);
@@ -321,7 +324,7 @@ static void job_start(struct sandbox_job *job, const struct sandbox_user *u)
     struct err e = { 0 };
     int fds[START_FDS_MAX];
     sigset_t none;
-    job_await_run(job, fds, &e);
+    job_await_run(job, u, fds, &e);
     int rc = job_take_spec(job, fds[START_FD_SPEC], &e);
     if (rc == 0) {
         rc = job_take_payload(job, fds[START_FD_PAYLOAD], &e);
@@ -333,6 +336,9 @@ static void job_start(struct sandbox_job *job, const struct sandbox_user *u)
     if (rc < 0 || env == NULL) {
         job_fail(125, &e);
         return;
+    }
+    if (job->spec.secrets) {
+        job->spec.limits.core_bytes = 1; /* no core file, and no program of the host's reads one */
     }
     sandbox_rlimits_apply(&job->spec.limits, job->box->limit_nproc);
     sigemptyset(&none);

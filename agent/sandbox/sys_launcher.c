@@ -228,6 +228,7 @@ static int make_slots(struct launcher *l, struct err *e)
         s->l = l;
         s->run_dir = s->mounts = s->sock.fd = s->spawner.fd = s->init.fd = s->oom.fd = -1;
         s->job.fd = s->uts = s->pend_spec = s->pend_payload = s->home.dir = -1;
+        s->pend_secrets = s->secrets = -1;
         for (size_t k = 0; k < SPAWN_FDS_MAX; k++) {
             s->home.fds[k] = -1;
         }

@@ -148,7 +148,9 @@ struct slot {
     struct box_key *key; /* NULL: of no kind that is known */
     int uts;             /* READY: its UTS namespace; -1 */
     struct start_request start;
-    int pend_spec, pend_payload; /* a run that waits for PREPARED; -1 */
+    int pend_spec, pend_payload, pend_secrets; /* a run that waits for PREPARED; -1 */
+    int secrets;                               /* READY: its directory for secrets; -1 */
+    uint32_t job_uid, job_gid;                 /* READY: its job's, as the sandbox counts */
     char pend_hostname[64];
     bool cloned;          /* init exists */
     struct slot_nat *nat; /* sys_nat.c; NULL: no interface yet */
@@ -165,7 +167,8 @@ struct slot {
 struct run_order {
     const struct sandbox_spec *spec;
     int spec_fd;
-    int payload; /* -1: none */
+    int payload;  /* -1: none */
+    int *secrets; /* *secrets -1: none; taken when they are kept */
     uint64_t payload_bytes;
     uint64_t arrival_us;
 };
@@ -204,6 +207,17 @@ int sandbox_groups_limit(struct slot *s, const struct sandbox_limits *limits, st
 /* The reading that the next run counts from. */
 void sandbox_groups_base(struct slot *s);
 void sandbox_groups_done(struct slot *s);
+
+/* ---- secrets of runs (sys_secrets.c) ---- */
+
+/* The memory file that came with a run: sealed in size, its list whole. -EINVAL. */
+int sandbox_secrets_check(int fd, struct sandbox_secret_at v[SANDBOX_SECRETS_MAX], size_t *ret_n,
+                          struct err *e);
+/* Its files into dir (an empty tmpfs), owned by uid and gid (the host's ids), mode 0400; then the
+ * file system is read-only. */
+int sandbox_secrets_put(int dir, int fd, uint32_t uid, uint32_t gid, struct err *e);
+/* Overwrites the memory file and closes it: -1. -1 is fine. */
+int sandbox_secrets_drop(int fd);
 
 /* ---- sandboxes built ahead (sys_pool.c) ---- */
 
@@ -328,6 +342,7 @@ struct waiting_run {
     struct ulid run;
     uint32_t attempt;
     int spec_fd;
+    int secrets_fd; /* -1 */
     uint64_t arrival_us;
     bool stop_asked;
 };

@@ -236,6 +236,22 @@ static int step_tmpfs(const struct slot_box *box, const struct plan_step *s, str
     return mount_at("tmpfs", s->path, MS_NOSUID | MS_NODEV, options, e);
 }
 
+/* Never written to swap, where the kernel (6.4) knows how to say so. */
+static int step_secrets(const struct slot_box *box, const struct plan_step *s, struct err *e)
+{
+    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    char options[160];
+    int n = snprintf(options, sizeof(options), "size=%llu,nr_inodes=%llu,mode=%o,uid=%u,gid=%u",
+                     (unsigned long long)s->size, (unsigned long long)s->inodes, s->mode,
+                     box->root_id, box->root_id);
+    snprintf(options + n, sizeof(options) - (size_t)n, ",noswap");
+    if (mount("tmpfs", s->path, "tmpfs", flags, options) == 0) {
+        return 0;
+    }
+    options[n] = '\0';
+    return mount_at("tmpfs", s->path, flags, options, e);
+}
+
 static int step_devpts(const struct slot_box *box, const struct plan_step *s, struct err *e)
 {
     char options[96];
@@ -283,6 +299,8 @@ static int step_apply(const struct slot_box *box, const struct plan_step *s, str
     switch (s->op) {
     case PLAN_TMPFS:
         return step_tmpfs(box, s, e);
+    case PLAN_SECRETS:
+        return step_secrets(box, s, e);
     case PLAN_DIR:
         return step_dir(s, e);
     case PLAN_FILE:

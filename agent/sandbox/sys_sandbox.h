@@ -56,7 +56,7 @@ enum spawn_fd {
 };
 struct spawn_request {
     uint32_t kind;
-    uint32_t ahead;         /* BUILD: for a run that is not known yet */
+    uint32_t ahead;         /* BUILD: it says PREPARED before its run comes */
     uint32_t payload_layer; /* BUILD: dir/in is the topmost layer */
     uint32_t has_net;       /* BUILD: the last descriptor is SPAWN_FD_NET */
     char dir[SANDBOX_DIR_CAP];
@@ -79,7 +79,8 @@ enum report_kind {
     REPORT_STARTED = 3, /* the job's program runs; with the sandbox's mount namespace */
     REPORT_FAILED = 4,  /* the spawner could not clone: rc, text */
     REPORT_CLEANED = 5,
-    REPORT_PREPARED = 6, /* waits for its run; with its UTS namespace */
+    REPORT_PREPARED = 6, /* waits for its run; uid, gid; with its UTS namespace, and the directory
+                            for secrets if it has one */
     REPORT_ENDED = 7,    /* the record is written, and init is alone */
 };
 struct slot_report {
@@ -89,6 +90,7 @@ struct slot_report {
     int64_t wall_us;
     uint64_t setup_us;
     uint32_t attached; /* layers that were not attached before */
+    uint32_t uid, gid; /* PREPARED: the job's, as the sandbox counts */
     char text[SANDBOX_TEXT_MAX];
 };
 
@@ -108,6 +110,7 @@ struct sandbox_job {
     int exec_pipe[2]; /* errors of the job process before exec; closed by exec */
     /* Files that the run fills in, opened where nothing of the image can be in the way. */
     int hostname_fd, hosts_fd, payload_in, payload_out; /* payload_out: -1, it is a layer */
+    int secrets_fd; /* the directory for secrets; -1: it has none */
     char run_spec[SANDBOX_SPEC_MAX];
 };
 

@@ -230,7 +230,7 @@ static int build_send(struct slot *s, const struct run_order *o, struct err *e)
 {
     int sock[2];
     struct spawn_request r = { .kind = SPAWN_BUILD,
-                               .ahead = o == NULL ? 1 : 0,
+                               .ahead = o == NULL || o->spec->secrets ? 1 : 0,
                                .payload_layer = sandbox_slot_layered(o) ? 1 : 0 };
     int rc = sys_seqpacket_pair(sock);
     if (rc < 0) {
@@ -309,6 +309,7 @@ static void slot_unbox(struct slot *s)
     sandbox_launcher_unwatch(s->l, &s->job);
     sandbox_launcher_unwatch(s->l, &s->init);
     s->uts = fd_close(s->uts);
+    s->secrets = fd_close(s->secrets);
     sandbox_rundir_spare_drop(s->l, &s->home);
     sandbox_groups_done(s);
     s->key = NULL;
@@ -333,6 +334,7 @@ static void pend_close(struct slot *s)
 {
     s->pend_spec = fd_close(s->pend_spec);
     s->pend_payload = fd_close(s->pend_payload);
+    s->pend_secrets = sandbox_secrets_drop(s->pend_secrets);
 }
 
 static void slot_forget_run(struct slot *s)
@@ -341,6 +343,7 @@ static void slot_forget_run(struct slot *s)
     sandbox_launcher_unwatch(s->l, &s->job);
     pend_close(s);
     s->uts = fd_close(s->uts);
+    s->secrets = fd_close(s->secrets);
     s->run_dir = fd_close(s->run_dir);
     s->run = (struct ulid){ { 0 } };
     s->attempt = 0;
@@ -375,12 +378,26 @@ static int name_host(struct slot *s, const char *hostname)
     return rc;
 }
 
-static int slot_send_start(struct slot *s, const char *hostname, int spec_fd, int payload)
+static int slot_send_start(struct slot *s, const char *hostname, int spec_fd, int payload,
+                           int *secrets)
 {
     const int fds[] = { spec_fd, payload };
+    struct err e = { 0 };
     int rc = name_host(s, hostname);
-    return rc < 0 ? rc
-                  : sys_send_fds(s->job.fd, &s->start, sizeof(s->start), fds, payload >= 0 ? 2 : 1);
+    if (rc == 0 && *secrets >= 0) {
+        rc = sandbox_secrets_put(s->secrets, *secrets, s->box.root_id + s->job_uid,
+                                 s->box.root_id + s->job_gid, &e);
+        if (rc < 0) {
+            log_error("slot %u: %s", s->box.slot, e.text);
+        }
+        s->secrets = fd_close(s->secrets);
+    }
+    rc = rc < 0 ? rc
+                : sys_send_fds(s->job.fd, &s->start, sizeof(s->start), fds, payload >= 0 ? 2 : 1);
+    if (rc == 0) {
+        *secrets = sandbox_secrets_drop(*secrets);
+    }
+    return rc;
 }
 
 /* The run's words go to its sandbox: now, or when it is ready and can be named. */
@@ -390,11 +407,12 @@ static int slot_give(struct slot *s, const struct run_order *o, enum slot_state 
     s->start = (struct start_request){ .arrival_us = o->arrival_us,
                                        .has_payload = o->payload >= 0 ? 1 : 0,
                                        .payload_bytes = payload >= 0 ? o->payload_bytes : 0 };
-    if (from != SLOT_PREPARING) {
-        return slot_send_start(s, o->spec->hostname, o->spec_fd, payload);
+    if (from == SLOT_READY || (from != SLOT_PREPARING && !o->spec->secrets)) {
+        return slot_send_start(s, o->spec->hostname, o->spec_fd, payload, o->secrets);
     }
     s->pend_spec = fd_dup(o->spec_fd, 3);
     s->pend_payload = payload >= 0 ? fd_dup(payload, 3) : -1;
+    s->pend_secrets = fd_take(o->secrets);
     (void)str_copy(s->pend_hostname, sizeof(s->pend_hostname), str_of(o->spec->hostname));
     return s->pend_spec < 0 ? s->pend_spec : 0;
 }
@@ -655,16 +673,29 @@ static void slot_started(struct slot *s, const struct slot_report *r)
     slot_spare_init(s);
 }
 
-static void slot_prepared(struct slot *s, int uts)
+/* A secret that cannot be handed over ends the sandbox: it would wait for its run for ever. */
+static void slot_start_pending(struct slot *s)
 {
-    s->uts = uts;
+    int rc = slot_send_start(s, s->pend_hostname, s->pend_spec, s->pend_payload, &s->pend_secrets);
+    if (rc < 0 && s->init.fd >= 0) {
+        (void)syscall(SYS_pidfd_send_signal, s->init.fd, SIGKILL, NULL, 0);
+    }
+    pend_close(s); /* when it failed: init's end tells */
+}
+
+/* fds: the UTS namespace, the directory for secrets or -1; taken. */
+static void slot_prepared(struct slot *s, const struct slot_report *r, int fds[2])
+{
+    s->uts = fd_take(&fds[0]);
+    s->secrets = fd_take(&fds[1]);
+    s->job_uid = r->uid < IDS_PER_SLOT ? r->uid : IDS_PER_SLOT - 1;
+    s->job_gid = r->gid < IDS_PER_SLOT ? r->gid : IDS_PER_SLOT - 1;
     if (s->state == SLOT_PREPARING) {
         s->state = SLOT_READY;
         sandbox_groups_base(s); /* building it is not the run's to pay for */
         (void)sandbox_rundir_state_write(s->home.dir, &s->file);
     } else if (s->pend_spec >= 0) {
-        (void)slot_send_start(s, s->pend_hostname, s->pend_spec, s->pend_payload);
-        pend_close(s); /* when it failed: init's end tells */
+        slot_start_pending(s);
     }
 }
 
@@ -686,28 +717,30 @@ static void slot_tell_end(struct slot *s)
 static bool box_take_report(struct slot *s)
 {
     struct slot_report r;
-    int fd = -1; /* PREPARED: the UTS namespace; STARTED: the mount namespace */
+    int fd[2] = { -1, -1 }; /* STARTED: the mount namespace */
     size_t fds = 0;
-    ssize_t n = sys_recv_fds(s->job.fd, &r, sizeof(r), &fd, 1, &fds);
+    ssize_t n = sys_recv_fds(s->job.fd, &r, sizeof(r), fd, 2, &fds);
     if (n != (ssize_t)sizeof(r)) {
         if (n != -EAGAIN) { /* init's end tells the rest */
             (void)epoll_ctl(s->l->epoll, EPOLL_CTL_DEL, s->job.fd, NULL);
         }
-        fd_close(fd);
+        fd_close(fd[0]);
+        fd_close(fd[1]);
         return false;
     }
     if (r.kind == REPORT_PREPARED && (s->state == SLOT_PREPARING || s->state == SLOT_SETUP) &&
-        fds == 1 && s->uts < 0) {
-        slot_prepared(s, fd_take(&fd));
+        fds >= 1 && s->uts < 0) {
+        slot_prepared(s, &r, fd);
     } else if (r.kind == REPORT_STARTED && s->state == SLOT_SETUP && s->cloned) {
         fd_close(s->mounts);
-        s->mounts = fd_take(&fd);
+        s->mounts = fd_take(&fd[0]);
         slot_started(s, &r);
     } else if (r.kind == REPORT_ENDED && s->state == SLOT_RUNNING) {
         s->state = SLOT_ENDED;
         slot_tell_end(s);
     }
-    fd_close(fd);
+    fd_close(fd[0]);
+    fd_close(fd[1]);
     return true;
 }
 

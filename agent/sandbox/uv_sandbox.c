@@ -18,7 +18,7 @@ enum { WAITING_MAX = 4096, MESSAGES_PER_TURN = 64, CLIENT_MAGIC = 0x53434c49 };
 
 struct waiting {
     struct list link;
-    int fd; /* -1: none */
+    int fd[2]; /* -1: none */
     uint8_t bytes[SANDBOX_MSG_SIZE];
 };
 
@@ -59,7 +59,8 @@ static void client_on_poll(uv_poll_t *poll, int status, int events);
 static void waiting_free(struct sandbox_client *c, struct waiting *w)
 {
     list_remove(&w->link);
-    fd_close(w->fd);
+    fd_close(w->fd[0]);
+    fd_close(w->fd[1]);
     mem_free(w);
     c->waiting_len--;
 }
@@ -81,7 +82,7 @@ static void client_hung_up(struct loop_defer *d)
     c->events->lost(c->arg, c->why);
 }
 
-static int client_queue(struct sandbox_client *c, const uint8_t *bytes, int fd)
+static int client_queue(struct sandbox_client *c, const uint8_t *bytes, const int fd[2])
 {
     if (c->waiting_len >= WAITING_MAX) {
         return -ENOBUFS;
@@ -90,11 +91,14 @@ static int client_queue(struct sandbox_client *c, const uint8_t *bytes, int fd)
     if (w == NULL) {
         return -ENOMEM;
     }
-    w->fd = fd < 0 ? -1 : fd_dup(fd, 3);
-    if (fd >= 0 && w->fd < 0) {
-        int rc = w->fd;
-        mem_free(w);
-        return rc;
+    for (size_t i = 0; i < 2; i++) {
+        w->fd[i] = fd[i] < 0 ? -1 : fd_dup(fd[i], 3);
+        if (fd[i] >= 0 && w->fd[i] < 0) {
+            int rc = w->fd[i];
+            fd_close(i > 0 ? w->fd[0] : -1);
+            mem_free(w);
+            return rc;
+        }
     }
     memcpy(w->bytes, bytes, SANDBOX_MSG_SIZE);
     list_push_back(&c->waiting, &w->link);
@@ -102,7 +106,13 @@ static int client_queue(struct sandbox_client *c, const uint8_t *bytes, int fd)
     return -uv_poll_start(&c->poll, UV_READABLE | UV_WRITABLE | UV_DISCONNECT, client_on_poll);
 }
 
-static int client_send(struct sandbox_client *c, const struct sandbox_msg *m, int fd)
+/* A second descriptor only behind a first. */
+static size_t fds_of(const int fd[2])
+{
+    return fd[0] < 0 ? 0 : fd[1] < 0 ? 1 : 2;
+}
+
+static int client_send_two(struct sandbox_client *c, const struct sandbox_msg *m, const int fd[2])
 {
     uint8_t bytes[SANDBOX_MSG_SIZE];
     REQUIRE(c->magic == CLIENT_MAGIC);
@@ -113,7 +123,7 @@ static int client_send(struct sandbox_client *c, const struct sandbox_msg *m, in
     if (!list_empty(&c->waiting)) {
         return client_queue(c, bytes, fd);
     }
-    int rc = sys_send_fds(c->fd, bytes, sizeof(bytes), &fd, fd >= 0 ? 1 : 0);
+    int rc = sys_send_fds(c->fd, bytes, sizeof(bytes), fd, fds_of(fd));
     if (rc == -EAGAIN) {
         return client_queue(c, bytes, fd);
     }
@@ -124,11 +134,17 @@ static int client_send(struct sandbox_client *c, const struct sandbox_msg *m, in
     return 0;
 }
 
+static int client_send(struct sandbox_client *c, const struct sandbox_msg *m, int fd)
+{
+    const int fds[2] = { fd, -1 };
+    return client_send_two(c, m, fds);
+}
+
 static void client_flush(struct sandbox_client *c)
 {
     while (!list_empty(&c->waiting)) {
         struct waiting *w = LIST_ITEM(c->waiting.next, struct waiting, link);
-        int rc = sys_send_fds(c->fd, w->bytes, sizeof(w->bytes), &w->fd, w->fd >= 0 ? 1 : 0);
+        int rc = sys_send_fds(c->fd, w->bytes, sizeof(w->bytes), w->fd, fds_of(w->fd));
         if (rc == -EAGAIN) {
             return;
         }
@@ -380,9 +396,26 @@ static int seal_spec(const struct sandbox_spec *spec, int *ret, struct err *e)
     return 0;
 }
 
-int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec, struct err *e)
+/* Sealed in size only: the launcher overwrites it when it was copied. */
+static int seal_secrets(struct str secrets, int *ret, struct err *e)
+{
+    AUTO_FD int fd = memfd_create("secrets", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) {
+        return err_set(e, -errno, "make a memory file");
+    }
+    int rc = sys_write_full(fd, secrets.p, secrets.n);
+    if (rc < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) < 0) {
+        return err_set(e, rc < 0 ? rc : -errno, "seal the run's secrets");
+    }
+    *ret = fd_take(&fd);
+    return 0;
+}
+
+int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec,
+                       struct str secrets, struct err *e)
 {
     AUTO_FD int fd = -1;
+    AUTO_FD int secrets_fd = -1;
     const struct sandbox_msg m = { .type = SANDBOX_MSG_RUN,
                                    .run = spec->run,
                                    .attempt = spec->attempt };
@@ -390,7 +423,11 @@ int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec
     if (rc < 0) {
         return rc;
     }
-    rc = client_send(c, &m, fd);
+    if (secrets.n != 0 && (rc = seal_secrets(secrets, &secrets_fd, e)) < 0) {
+        return rc;
+    }
+    const int fds[2] = { fd, secrets_fd };
+    rc = client_send_two(c, &m, fds);
     return rc < 0 ? err_set(e, rc, "ask the launcher") : 0;
 }
 

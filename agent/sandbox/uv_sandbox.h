@@ -90,9 +90,11 @@ int sandbox_client_start(struct loop *l, int fd, const struct sandbox_client_eve
 /* on_closed fires from the loop; the client is gone then. No event comes after this call. */
 void sandbox_client_close(struct sandbox_client *c, void (*on_closed)(void *arg), void *arg);
 
-/* 0: asked, an event will come. -EINVAL (the spec), -ENOBUFS (too many requests wait), -EPIPE (the
+/* secrets: what sandbox_secrets_encode() made, for a spec with secrets; else empty.
+ * 0: asked, an event will come. -EINVAL (the spec), -ENOBUFS (too many requests wait), -EPIPE (the
  * launcher is gone), -ENOMEM. */
-int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec, struct err *e);
+int sandbox_client_run(struct sandbox_client *c, const struct sandbox_spec *spec,
+                       struct str secrets, struct err *e);
 /* The job's stop signal, after its grace SIGKILL; the end comes as ended, reason STOPPED. Nothing
  * happens when it is over already. */
 int sandbox_client_stop(struct sandbox_client *c, struct ulid run, uint32_t attempt);

@@ -119,7 +119,7 @@ static void run_one(struct client *c)
     sandbox_limits_default(&defaults, &spec.limits);
     c->begun_us[c->started] = sys_mono_us();
     c->started++;
-    if (sandbox_client_run(c->client, &spec, &e) != 0) {
+    if (sandbox_client_run(c->client, &spec, STR(""), &e) != 0) {
         give_up("run", err_text(&e));
     }
 }

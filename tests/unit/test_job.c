@@ -189,6 +189,12 @@ static const struct {
     { "\"network\":\"host\"", "network", "sandbox.allow_host_network" },
     { "\"network\":\"nat\"", "network", "sandbox.allow_nat" },
     { "\"network\":7", "network", "must be" },
+    { "\"secrets\":\"a\"", "secrets", "must be a list" },
+    { "\"secrets\":[1]", "secrets[0]", "must be a string" },
+    { "\"secrets\":[\"a\",\".b\"]", "secrets[1]", "begin with" },
+    { "\"secrets\":{\"a\":\"x/y\"}", "secrets[0]", "letters" },
+    { "\"secrets\":{\"a\":\"x\",\"b\":\"x\"}", "secrets[1]", "twice" },
+    { "\"secrets\":[\"a\",\"a\"]", "secrets[1]", "twice" },
     { "\"egress\":[]", "egress", "is only for" },
     { "\"egress\":\"*:443\"", "egress", "must be a list" },
     { "\"egress\":[\"*:443\",7]", "egress[1]", "must be a string" },
@@ -320,6 +326,31 @@ static void caps_hold(void **state)
     assert_int_equal(problems.n, 0);
     (void)snprintf(text, sizeof text, "{\"image\":\"a:1\",\"image\":\"a:2\"}");
     assert_int_equal(parse(JOB_REGISTERED, text, &j), -EBADMSG);
+}
+
+static void secrets(void **state)
+{
+    (void)state;
+    struct job *j = good(JOB_REGISTERED, "{\"name\":\"enc\",\"image\":\"a\","
+                                         "\"secrets\":[\"tls\",\"db\"]}");
+    struct str name;
+    assert_int_equal(j->secrets.n, 2);
+    assert_true(str_eqs(job_secret_file(j->secrets.v[0], &name), "db"));
+    assert_true(str_eqs(name, "db"));
+    AUTO_BUF struct buf a = BUF_INIT(65536);
+    job_to_text(j, &a);
+    assert_non_null(strstr(a.data, "\"secrets\":[\"db\",\"tls\"]"));
+    job_free(j);
+    j = good(JOB_REGISTERED, "{\"name\":\"enc\",\"image\":\"a\","
+                             "\"secrets\":{\"tls\":\"key.pem\",\"db\":\"db\"}}");
+    assert_true(str_eqs(job_secret_file(j->secrets.v[1], &name), "key.pem"));
+    assert_true(str_eqs(name, "tls"));
+    struct job *d = job_dup(j);
+    AUTO_BUF struct buf b = BUF_INIT(65536);
+    job_to_text(d, &b);
+    assert_non_null(strstr(b.data, "\"secrets\":{\"db\":\"db\",\"tls\":\"key.pem\"}"));
+    job_free(d);
+    job_free(j);
 }
 
 static void destinations(void **state)
@@ -560,6 +591,7 @@ int main(void)
         cmocka_unit_test(problems_come_together),
         cmocka_unit_test(caps_hold),
         cmocka_unit_test(destinations),
+        cmocka_unit_test(secrets),
         cmocka_unit_test(payloads_are_of_one_offs),
         cmocka_unit_test(overrides_go_on_top),
         cmocka_unit_test(normal_form_is_a_fixed_point),

@@ -386,6 +386,62 @@ static void plan_order(void **state)
     assert_int_equal(sandbox_plan_make(&s, &f, &p, &e), 0);
     overlay = find_step(&p, PLAN_OVERLAY, "r");
     assert_non_null(strstr(p.steps[overlay].text, "lowerdir=runs/X.1/in:l/11:l/0:l/4,"));
+    for (size_t i = 0; i < p.len; i++) {
+        assert_int_not_equal(p.steps[i].op, PLAN_SECRETS); /* only where there are any */
+    }
+    s.secrets = true;
+    assert_int_equal(sandbox_plan_make(&s, &f, &p, &e), 0);
+    size_t secrets = find_step(&p, PLAN_SECRETS, "r/run/agent/secrets");
+    assert_true(secrets > find_step(&p, PLAN_OVERLAY, "r"));
+    assert_true(find_step(&p, PLAN_DIR, "u/d/run/agent/secrets") < secrets);
+    assert_int_equal(p.steps[secrets].mode & 0222, 0);
+}
+
+static void secrets_travel(void **state)
+{
+    static uint8_t head[SANDBOX_SECRETS_HEAD];
+    struct sandbox_secret_at got[SANDBOX_SECRETS_MAX];
+    struct buf AUTO_BUF out = BUF_INIT(SANDBOX_SECRETS_FILE_MAX);
+    struct err e;
+    const struct sandbox_secret v[] = { { STR("db"), STR("pass") },
+                                        { STR("empty"), STR("") },
+                                        { STR("k.pem"), STR("two\nlines") } };
+    size_t n = 0;
+    (void)state;
+    assert_int_equal(sandbox_secrets_encode(v, 3, &out, &e), 0);
+    assert_int_equal(out.len, SANDBOX_SECRETS_HEAD + 4 + 9);
+    memcpy(head, out.data, sizeof(head));
+    assert_int_equal(sandbox_secrets_decode(head, out.len, got, &n), 0);
+    assert_int_equal(n, 3);
+    assert_string_equal(got[2].file, "k.pem");
+    assert_memory_equal(out.data + got[2].at, "two\nlines", got[2].len);
+    assert_int_equal(got[1].len, 0);
+    /* Another size, a byte of the list changed to what may not be: all refused. */
+    assert_int_equal(sandbox_secrets_decode(head, out.len - 1, got, &n), -EBADMSG);
+    assert_int_equal(sandbox_secrets_decode(head, out.len + 1, got, &n), -EBADMSG);
+    static const struct {
+        size_t at;
+        uint8_t to;
+    } bad[] = { { 0, 'X' }, { 4, 0 },  { 4, 17 }, { 4, 4 },    { 8, 0 },
+                { 8, 200 }, { 11, 1 }, { 15, 1 }, { 16, '/' }, { 16, 0 } };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        uint8_t was = head[bad[i].at];
+        head[bad[i].at] = bad[i].to;
+        assert_int_equal(sandbox_secrets_decode(head, out.len, got, &n), -EBADMSG);
+        head[bad[i].at] = was;
+    }
+    const struct sandbox_secret twice[] = { { STR("a"), STR("1") }, { STR("a"), STR("2") } };
+    buf_reset(&out);
+    assert_int_equal(sandbox_secrets_encode(twice, 2, &out, &e), 0);
+    memcpy(head, out.data, sizeof(head));
+    assert_int_equal(sandbox_secrets_decode(head, out.len, got, &n), -EBADMSG);
+    const struct sandbox_secret up[] = { { STR(".."), STR("1") } };
+    assert_int_equal(sandbox_secrets_encode(up, 1, &out, &e), -EINVAL);
+    assert_int_equal(sandbox_secrets_encode(up, 0, &out, &e), -EINVAL);
+    static char much[(1 << 20) + 1];
+    const struct sandbox_secret large[] = { { STR("a"), { much, 1 << 20 } },
+                                            { STR("b"), { much, 1 } } };
+    assert_int_equal(sandbox_secrets_encode(large, 2, &out, &e), -E2BIG);
 }
 
 /* A prepared sandbox may serve another run exactly when both would be built alike. */
@@ -427,6 +483,9 @@ static void pool_kinds(void **state)
     a.limits.network = SANDBOX_NETWORK_HOST;
     assert_false(sandbox_pool_same(&a, &b));
     b.limits.network = a.limits.network;
+    b.secrets = true;
+    assert_false(sandbox_pool_same(&a, &b));
+    b.secrets = false;
     b.layers_len--;
     assert_false(sandbox_pool_same(&a, &b));
     b.layers_len++;
@@ -642,23 +701,15 @@ static void directories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(spec_round_trip),
-        cmocka_unit_test(spec_broken),
-        cmocka_unit_test(spec_out_of_memory),
-        cmocka_unit_test(spec_ranges),
-        cmocka_unit_test(record_round_trip),
-        cmocka_unit_test(messages),
-        cmocka_unit_test(readings),
-        cmocka_unit_test(states),
-        cmocka_unit_test(pool_kinds),
-        cmocka_unit_test(pool_demand),
-        cmocka_unit_test(pool_pressure),
-        cmocka_unit_test(plan_order),
-        cmocka_unit_test(plan_most_layers),
-        cmocka_unit_test(resolvers),
-        cmocka_unit_test(users),
-        cmocka_unit_test(log_layout),
-        cmocka_unit_test(log_marks),
+        cmocka_unit_test(spec_round_trip),    cmocka_unit_test(spec_broken),
+        cmocka_unit_test(spec_out_of_memory), cmocka_unit_test(spec_ranges),
+        cmocka_unit_test(record_round_trip),  cmocka_unit_test(messages),
+        cmocka_unit_test(readings),           cmocka_unit_test(states),
+        cmocka_unit_test(pool_kinds),         cmocka_unit_test(secrets_travel),
+        cmocka_unit_test(pool_demand),        cmocka_unit_test(pool_pressure),
+        cmocka_unit_test(plan_order),         cmocka_unit_test(plan_most_layers),
+        cmocka_unit_test(resolvers),          cmocka_unit_test(users),
+        cmocka_unit_test(log_layout),         cmocka_unit_test(log_marks),
         cmocka_unit_test(directories),
     };
     return cmocka_run_group_tests_name("sandbox", tests, NULL, NULL);
