@@ -15,6 +15,7 @@
 #include "agent/daemon.h"
 #include "agent/gossip/sys_gossip.h"
 #include "agent/image/origin.h"
+#include "agent/image/programs.h"
 #include "agent/image/unpack.h"
 #include "agent/sandbox/sandbox.h"
 #include "agent/secrets.h"
@@ -47,19 +48,22 @@ static int decompress(int in_fd, int out_fd, enum digest_algo algo,
 }
 
 static int unpack(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,
-                  struct buf *opaque, uint64_t *ret_bytes, uint64_t *ret_entries, struct err *e)
+                  struct buf *opaque, struct buf *index, uint64_t *ret_bytes, uint64_t *ret_entries,
+                  struct err *e)
 {
     struct image_limits l;
     struct image_unpack_report report;
 
     limits_of(limits, &l);
-    int rc = image_unpack_stream(in_fd, root_fd, &l, opaque, &report, e);
+    int rc = image_unpack_stream(in_fd, root_fd, &l, opaque, index, &report, e);
     if (rc == 0) {
         *ret_bytes = report.bytes;
         *ret_entries = report.entries;
     }
     return rc;
 }
+
+_Static_assert((int)SANDBOX_INDEX_MAX == (int)IMAGE_INDEX_MAX, "one index");
 
 static const struct sandbox_unpack_ops unpack_ops = { .decompress = decompress, .unpack = unpack };
 

@@ -453,10 +453,24 @@ static void image_name(struct buf *out, const struct json *image)
     cli_text_safe(out, tag.n > 0 ? tag : cli_json_str(image, "digest"));
 }
 
+/* What its program asks of a processor. */
+static void needs_cell(struct cli_table *t, const struct json *programs)
+{
+    double level = cli_json_num(programs, "x86_64_level");
+    struct str arch = cli_json_str(programs, "arch");
+
+    if (level > 1) {
+        cli_table_cellf(t, CLI_PLAIN, "x86-64-v%.0f", level);
+    } else {
+        text_cell(t, arch.n > 0 ? arch : STR("-"));
+    }
+}
+
 void cli_view_images(struct cli_view *v, const struct json *list)
 {
-    static const char *const heads[] = { "REPOSITORY", "TAG",     "DIGEST",     ">LAYERS", ">SIZE",
-                                         ">SHARED",    ">PUSHED", ">LAST USED", "KEPT",    NULL };
+    static const char *const heads[] = { "REPOSITORY", "TAG",     "DIGEST",  ">LAYERS",
+                                         ">SIZE",      ">SHARED", ">PUSHED", ">LAST USED",
+                                         "KEPT",       "NEEDS",   NULL };
     const struct json *images = members_of(list, "images");
     if (v->format == CLI_FORMAT_JSON) {
         cli_view_json(v, list);
@@ -489,6 +503,7 @@ void cli_view_images(struct cli_view *v, const struct json *list)
         age_cell(v, &t, cli_json_time(image, "pushed_at"));
         age_cell(v, &t, cli_json_time(image, "last_used_at"));
         cli_table_cell(&t, CLI_PLAIN, kept ? STR("yes") : STR("-"));
+        needs_cell(&t, json_get(image, "programs"));
     }
     finish(v, &t);
 }

@@ -183,7 +183,44 @@ static void why_cell(struct cli_table *t, const struct json *c)
         (void)buf_adds(&b, " ");
         cli_text_safe(&b, cli_json_str(c, "requirement"));
     }
+    if (cli_json_str(c, "needs").n > 0) {
+        (void)buf_adds(&b, " (needs ");
+        cli_text_safe(&b, cli_json_str(c, "needs"));
+        (void)buf_adds(&b, ", has ");
+        cli_text_safe(&b, cli_json_str(c, "has"));
+        (void)buf_addc(&b, ')');
+    }
     cli_table_cell(t, str_eqs(verdict, "fit") ? CLI_PLAIN : CLI_DIM, buf_str(&b));
+}
+
+/* What the image says by itself. */
+static void image_line(struct cli_view *v, const struct json *root)
+{
+    struct str needs = cli_json_str(root, "image_needs");
+    const struct json *without = json_get(root, "image_without");
+    struct str name;
+    const char *between = "";
+
+    if (needs.n == 0 && without == NULL) {
+        return;
+    }
+    (void)buf_adds(v->out, "\nimage   ");
+    if (needs.n > 0) {
+        (void)buf_adds(v->out, "needs ");
+        cli_text_safe(v->out, needs);
+        between = ", ";
+    }
+    if (without != NULL && without->type == JSON_ARRAY) {
+        (void)buf_addf(v->out, "%shas no code for ", between);
+        between = "";
+        JSON_EACH (i, without) {
+            if (json_str(i, &name)) {
+                (void)buf_adds(v->out, between);
+                cli_text_safe(v->out, name);
+                between = ", ";
+            }
+        }
+    }
 }
 
 void cli_view_explain(struct cli_view *v, const struct json *root)
@@ -204,6 +241,7 @@ void cli_view_explain(struct cli_view *v, const struct json *root)
     cli_text_safe(v->out, cli_json_str(root, "basis"));
     (void)buf_adds(v->out, "\npolicy  ");
     cli_text_safe(v->out, cli_json_str(root, "policy"));
+    image_line(v, root);
     (void)buf_adds(v->out, "\n\n");
     cli_table_init(&t, heads);
     JSON_EACH (c, list_of(root, "candidates")) {

@@ -7,10 +7,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "agent/image/programs.h"
 #include "agent/image/tar.h"
 #include "agent/image/unpack.h"
 #include "agent/image/unpack_internal.h"
@@ -18,7 +21,7 @@
 #include "common/mem.h"
 #include "common/sys/sys.h"
 
-enum { READ_SIZE = 256 * 1024 };
+enum { READ_SIZE = 256 * 1024, HEAD_SIZE = 256 };
 
 struct unpack {
     struct image_tree tree;
@@ -27,6 +30,9 @@ struct unpack {
     char path[IMAGE_PATH_MAX]; /* the entry's, clean */
     int file;                  /* being written; -1: none */
     uint64_t file_left;
+    char head[HEAD_SIZE]; /* how it begins */
+    size_t head_len;
+    struct buf *index; /* of the layer's programs */
 };
 
 /* ---- attributes --------------------------------------------------------------------------------
@@ -119,8 +125,8 @@ static int make_node(struct unpack *u, const char *base)
     int dir = u->tree.parent;
     switch (u->entry->type) {
     case IMAGE_TAR_FILE:
-        u->file = openat(dir, base,
-                         O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+        u->file = openat(dir, base, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                         0600);
         return u->file < 0 ? -errno : 0;
     case IMAGE_TAR_DIR:
         return mkdirat(dir, base, 0700) < 0 ? -errno : 0;
@@ -161,8 +167,35 @@ static int make_or_replace(struct unpack *u, const char *base, struct err *e)
     return whiteout && dir ? image_tree_add_opaque(&u->tree, str_of(u->path), e) : 0;
 }
 
+/* What the file needs of a processor, into the index. One that can not be looked at is not in it,
+ * as one that is no program. */
+static void index_file(struct unpack *u)
+{
+    struct str head = { u->head, u->head_len };
+    struct str interpreter = image_script_interpreter(head);
+    struct image_elf elf;
+
+    if (interpreter.n != 0 && (u->entry->mode & 0111) != 0) {
+        image_index_script(u->index, str_of(u->path), interpreter);
+        return;
+    }
+    if (!image_elf_is(head.p, head.n)) {
+        return;
+    }
+    size_t n = (size_t)u->entry->size;
+    void *p = mmap(NULL, n, PROT_READ, MAP_PRIVATE, u->file, 0);
+    if (p == MAP_FAILED) {
+        return;
+    }
+    if (image_elf_read(p, n, &elf, NULL) == 0) {
+        image_index_elf(u->index, str_of(u->path), &elf);
+    }
+    (void)munmap(p, n);
+}
+
 static int finish_file(struct unpack *u, struct err *e)
 {
+    index_file(u);
     int r = set_attributes(u, u->file, false, e);
     u->file = fd_close(u->file);
     return r;
@@ -181,6 +214,7 @@ static int unpack_file(struct unpack *u, const char *base, struct err *e)
         return r;
     }
     u->report.files++;
+    u->head_len = 0;
     u->file_left = size;
     return size == 0 ? finish_file(u, e) : 0;
 }
@@ -220,6 +254,7 @@ static int unpack_other(struct unpack *u, const char *base, struct err *e)
         return r;
     }
     if (u->entry->type == IMAGE_TAR_SYMLINK) {
+        image_index_link(u->index, str_of(u->path), u->entry->link);
         u->report.symlinks++;
     } else {
         u->report.fifos++;
@@ -275,6 +310,7 @@ static int unpack_hardlink(struct unpack *u, const char *base, struct err *e)
         return dir;
     }
     u->report.hardlinks++;
+    image_index_hard_link(u->index, str_of(u->path), str_of(target));
     if (linkat(dir, target_base, u->tree.parent, base, 0) == 0) {
         return 0;
     }
@@ -302,6 +338,7 @@ static int whiteout(struct unpack *u, struct str parent, const char *base, struc
 {
     const char *name = base + sizeof(wh_prefix) - 1;
     if (strcmp(name, ".wh..opq") == 0) {
+        image_index_whiteout(u->index, parent, true);
         return image_tree_add_opaque(&u->tree, parent, e);
     }
     if (strncmp(name, wh_prefix, sizeof(wh_prefix) - 1) == 0) {
@@ -311,6 +348,11 @@ static int whiteout(struct unpack *u, struct str parent, const char *base, struc
         return err_say(e, -EINVAL, "whiteout '%s' names no file", u->path);
     }
     u->report.whiteouts++;
+    char gone[IMAGE_PATH_MAX];
+    if (snprintf(gone, sizeof(gone), "%.*s%s%s", STR_ARG(parent), parent.n > 0 ? "/" : "", name) <
+        (int)sizeof(gone)) {
+        image_index_whiteout(u->index, str_of(gone), false);
+    }
     if (mknodat(u->tree.parent, name, S_IFCHR, 0) == 0) {
         return 0;
     }
@@ -414,6 +456,9 @@ static int unpack_data(struct unpack *u, struct str data, struct err *e)
     if (u->file < 0) {
         return 0; /* a whiteout with content */
     }
+    size_t head = HEAD_SIZE - u->head_len < data.n ? HEAD_SIZE - u->head_len : data.n;
+    memcpy(u->head + u->head_len, data.p, head);
+    u->head_len += head;
     int r = sys_write_full(u->file, data.p, data.n);
     if (r < 0) {
         return err_set(e, r, "write '%s'", u->path);
@@ -464,7 +509,8 @@ static int unpack_all(struct unpack *u, int in_fd, struct image_tar *tar, char *
 }
 
 int image_unpack_stream(int in_fd, int root_dirfd, const struct image_limits *limits,
-                        struct buf *opaque, struct image_unpack_report *ret, struct err *e)
+                        struct buf *opaque, struct buf *index, struct image_unpack_report *ret,
+                        struct err *e)
 {
     char AUTO_MEM *bytes = mem_alloc(READ_SIZE);
     struct unpack AUTO_MEM *u = mem_zalloc(sizeof(*u));
@@ -480,7 +526,10 @@ int image_unpack_stream(int in_fd, int root_dirfd, const struct image_limits *li
         .parent = -1,
     };
     u->file = -1;
+    u->index = index;
+    image_index_begin(index);
     int r = unpack_all(u, in_fd, tar, bytes, e);
+    image_index_end(index);
     image_tree_leave(&u->tree);
     u->file = fd_close(u->file);
     if (r < 0) {

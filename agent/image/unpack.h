@@ -53,11 +53,13 @@ struct image_unpack_report {
  * the root, "." for itself, each with its NUL; at most opaque->max bytes), because only the
  * launcher can mark them. Such a path can lead through links that the layer made, and what it names
  * can be gone again: open it with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV and
- * O_DIRECTORY, and pass over what is not there. Reads to the end of in_fd also after the archive's
- * end, so that a hashing writer never blocks. 0, or -EBADMSG, -EINVAL (a name or link the rules
- * forbid), -ENOTSUP, -E2BIG, -EDQUOT/-ENOSPC, -Exxx; the directory is then half-filled and to be
- * removed. Does not sync. */
+ * O_DIRECTORY, and pass over what is not there. `index` (empty, with a max of IMAGE_INDEX_MAX) gets
+ * the index of the layer's programs (programs.h); it is never a reason to fail. Reads to the end of
+ * in_fd also after the archive's end, so that a hashing writer never blocks. 0, or -EBADMSG,
+ * -EINVAL (a name or link the rules forbid), -ENOTSUP, -E2BIG, -EDQUOT/-ENOSPC, -Exxx; the
+ * directory is then half-filled and to be removed. Does not sync. */
 int image_unpack_stream(int in_fd, int root_dirfd, const struct image_limits *limits,
-                        struct buf *opaque, struct image_unpack_report *ret, struct err *e);
+                        struct buf *opaque, struct buf *index, struct image_unpack_report *ret,
+                        struct err *e);
 
 #endif

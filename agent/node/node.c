@@ -1,6 +1,7 @@
 #include "agent/node/node.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent/node/node_core_internal.h"
@@ -224,6 +225,8 @@ struct route_candidate node_core_self(const struct node_core *c)
         .cpu_milli = c->room.cpu_milli,
         .slots = c->room.slots,
         .slots_free = free_slots,
+        .arch = c->class_self.arch,
+        .isa = c->class_self.isa,
         .cold_us = NODE_COLD_US,
         .facts = c->facts,
         .facts_len = c->facts_len,
@@ -312,6 +315,13 @@ static const char *why_not(const struct route_verdict *v, const struct route_req
         break;
     }
     return err_text(e);
+}
+
+void node_core_why_not(const struct route_verdict *v, const struct route_request *req, char *dst)
+{
+    struct err e = { .code = 0 };
+
+    (void)snprintf(dst, ERR_TEXT_MAX, "%s", why_not(v, req, &e));
 }
 
 /* May a node that is draining take it later? */

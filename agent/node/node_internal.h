@@ -159,6 +159,9 @@ bool node_core_settled(const struct node_core *c, uint64_t now_ms);
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);
 
+/* Why nobody can, by this node's verdict: one sentence into dst[ERR_TEXT_MAX]. */
+void node_core_why_not(const struct route_verdict *v, const struct route_request *req, char *dst);
+
 /* -- learning (node_learn.c) -- */
 
 /* Facts beside the capabilities that placement reads; all of them text. */

@@ -99,6 +99,7 @@ static void class_into(const struct node_class *from, struct route_candidate *to
     to->class_id = from->class_id;
     to->features = from->features;
     to->isa = from->isa;
+    to->arch = from->arch;
 }
 
 /* What is known of the nodes' classes, and with a job what it would cost there. */
@@ -112,7 +113,7 @@ void node_core_learned(struct node_core *c, const struct run *run, struct route_
         class_into(&c->peers[i - 1]->class_of, &c->candidates[i]);
     }
     if (run != NULL && c->learn != NULL && c->policy == ROUTE_LEARNED) {
-        route_learn_predict(c->learn, node_profile_name(run), run->revision, &c->rng, c->candidates,
-                            len);
+        route_learn_predict(c->learn, node_profile_name(run), run->revision, req->absent, &c->rng,
+                            c->candidates, len);
     }
 }

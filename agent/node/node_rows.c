@@ -167,6 +167,10 @@ void node_tag_write(struct buf *out, const struct node_tag *t)
     json_w_obj(&w);
     json_kv_cstr(&w, "digest", digest_format(&t->digest, text));
     json_kv_int(&w, "pushed_us", t->pushed_us);
+    if (t->has_programs) {
+        json_w_key(&w, "programs");
+        image_programs_write(&w, &t->programs, true);
+    }
     json_w_end(&w);
 }
 
@@ -185,6 +189,8 @@ int node_tag_parse(struct str text, struct node_tag *ret, struct err *e)
     }
     rc = digest_parse(digest, &t.digest, e);
     (void)json_int(json_get(json_root(doc), "pushed_us"), &t.pushed_us);
+    t.has_programs =
+        image_programs_parse(json_get(json_root(doc), "programs"), &t.programs, NULL) == 0;
     if (rc == 0) {
         *ret = t;
     }

@@ -3,7 +3,8 @@
  *
  *   capability  key ""          what it is: room, class, version, facts; once per start
  *   load        key ""          how busy it is; at most once a second
- *   image       key "repo:tag"  the digest behind a tag that it holds, and since when
+ *   image       key "repo:tag"  the digest behind a tag that it holds, since when, and what the
+ *                               image's programs need
  *               key ""          which images are unpacked there
  *   job         key NAME        a document with its revision (cluster-owned)
  *
@@ -13,6 +14,7 @@
 #ifndef AGENT_NODE_ROWS_H
 #define AGENT_NODE_ROWS_H
 
+#include "agent/image/programs.h"
 #include "agent/node/node_internal.h"
 #include "common/buf.h"
 #include "common/json.h"
@@ -54,6 +56,8 @@ size_t node_ready_parse(struct str text, uint64_t *images, size_t cap);
 struct node_tag {
     struct digest digest;
     int64_t pushed_us;
+    bool has_programs; /* false: they are still being looked at, or it is an older agent */
+    struct image_programs programs;
 };
 void node_tag_write(struct buf *out, const struct node_tag *t);
 int node_tag_parse(struct str text, struct node_tag *ret, struct err *e); /* -EINVAL */

@@ -409,7 +409,9 @@ static int open_state(struct node *n, struct err *e)
         (rc = open_dir(data_dir, "spool", false, &n->spool_fd, e)) != 0 ||
         (rc = open_dir(data_dir, "db/samples", true, &n->samples_fd, e)) != 0 ||
         (rc = open_dir(data_dir, "db/guests", true, &n->guests_fd, e)) != 0 ||
-        (rc = open_dir(data_dir, "db/outputs", true, &n->outputs_fd, e)) != 0) {
+        (rc = open_dir(data_dir, "db/outputs", true, &n->outputs_fd, e)) != 0 ||
+        (rc = open_dir(data_dir, "db/programs", true, &n->programs_fd, e)) != 0 ||
+        (rc = node_programs_load(n, e)) != 0) {
         return rc;
     }
     node_spool_sweep(n->spool_fd);
@@ -458,6 +460,7 @@ static int make_parts(struct node *n, struct err *e)
     node_docs_init(&n->docs, NODE_DOCS_MAX, k0, k1);
     node_docs_init(&n->jobs, NODE_JOBS_MAX, k0, k1);
     node_peers_init(n, k0, k1);
+    node_programs_init(n, k0, k1);
     n->placements = mem_calloc(NODE_PLACEMENTS_MAX, sizeof *n->placements);
     if (n->placements == NULL) {
         return err_set(e, -ENOMEM, "the placements");
@@ -484,6 +487,7 @@ static struct node *node_new(const struct node_options *opt)
     n->opt = *opt;
     n->settings = *opt->settings;
     n->runs_fd = n->spool_fd = n->samples_fd = n->guests_fd = n->outputs_fd = -1;
+    n->programs_fd = -1;
     n->started_ms = loop_now_ms(opt->loop);
     list_init(&n->live);
     list_init(&n->live_free);
@@ -589,6 +593,7 @@ static void node_free(struct node *n)
     node_hooks_free(n);
     node_sensors_free(n);
     node_secrets_free(n);
+    node_programs_free(n);
     map_release(&n->requests);
     map_release(&n->submits);
     node_docs_release(&n->docs);
@@ -606,6 +611,7 @@ static void node_free(struct node *n)
     n->samples_fd = fd_close(n->samples_fd);
     n->guests_fd = fd_close(n->guests_fd);
     n->outputs_fd = fd_close(n->outputs_fd);
+    n->programs_fd = fd_close(n->programs_fd);
     mem_free(n);
 }
 

@@ -24,6 +24,7 @@ enum {
     ROW_MAX = 1024 * 1024,
     CAPABILITY_MAX = 16 * 1024,
     READY_MAX = 4 * 1024,
+    TAG_MAX = 4 * 1024,
     IMAGES_AGAIN_MS = 30 * 1000,
     PUBLISH_JOBS = 256, /* at a time */
     AGE_MAX_MS = 600 * 1000,
@@ -328,7 +329,7 @@ static void on_images(void *arg, int status, struct str text, const struct err *
     }
     tags_forget(n, images);
     JSON_EACH (i, images) {
-        AUTO_BUF struct buf out = BUF_INIT(1024);
+        AUTO_BUF struct buf out = BUF_INIT(TAG_MAX);
         struct str repository;
         struct str tag;
         struct str digest;
@@ -346,6 +347,14 @@ static void on_images(void *arg, int status, struct str text, const struct err *
             (void)time_parse(at, &t.pushed_us);
         }
         (void)snprintf(key, sizeof(key), "%.*s:%.*s", STR_ARG(repository), STR_ARG(tag));
+        const struct image_programs *programs = node_programs_get(n, &t.digest);
+        t.has_programs = programs != NULL;
+        if (programs != NULL) {
+            t.programs = *programs;
+        } else {
+            node_programs_want(n, &t.digest);
+            n->images_again_ms = 0; /* until all are looked at */
+        }
         node_tag_write(&out, &t);
         write_own(n, TABLE_IMAGE, str_of(key), buf_str(&out));
     }
@@ -368,6 +377,7 @@ static void publish_images(struct node *n)
 
 void node_cluster_look(struct node *n)
 {
+    node_programs_look(n);
     publish_load(n);
     publish_ready(n);
     publish_images(n);

@@ -387,6 +387,7 @@ void node_guest_offered(struct node *n, struct node_query *q, struct str from, s
         struct node_event ev = { .type = NODE_EV_GUEST,
                                  .job = { .id = o.run.id, .attempt = o.run.attempt } };
         node_request_of(&o.run, o.job, texts, &ev.request);
+        node_programs_request(n, &o.run, o.job, &ev.request);
         node_feed(n, &ev);
         if (n->last_guest == NODE_GUEST_TAKEN) {
             guest_take(n, q, &o, from);

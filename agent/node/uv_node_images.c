@@ -5,6 +5,8 @@
 #include "agent/node/uv_node_internal.h"
 #include "common/mem.h"
 
+enum { LIST_MORE = 64 * 1024 * 1024 }; /* beside the list: what is known of programs */
+
 static struct node_query *query_new(struct node *n, node_text_fn *fn, void *arg)
 {
     struct node_query *q = mem_zalloc(sizeof(*q));
@@ -36,7 +38,17 @@ static void answer(struct node_query *q, int status, const struct err *e, struct
 
 static void on_list(void *arg, int status, struct str text, const struct err *e)
 {
-    answer(arg, status, e, text);
+    struct node_query *q = arg;
+
+    if (status == 0 && !q->node->closing) {
+        AUTO_BUF struct buf full = BUF_INIT(2 * text.n + LIST_MORE);
+        node_programs_list(q->node, text, &full);
+        if (buf_error(&full) == 0) {
+            answer(q, status, e, buf_str(&full));
+            return;
+        }
+    }
+    answer(q, status, e, text);
 }
 
 void node_image_list(struct node *n, node_text_fn *fn, void *arg)
@@ -71,7 +83,7 @@ static void unpin_idle(struct node *n)
 {
     LIST_EACH_SAFE (pos, &n->images) {
         struct node_image *img = LIST_ITEM(pos, struct node_image, link);
-        if (img->refs == 0 && img->state != NODE_IMAGE_UNPACKING) {
+        if (img->refs == 0) { /* one that is only looked at, too */
             node_image_forget(n, img);
         }
     }

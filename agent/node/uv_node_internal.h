@@ -11,6 +11,7 @@
 #include "agent/image/image_fetch.h"
 #include "agent/image/image_pull.h"
 #include "agent/image/image_store.h"
+#include "agent/image/programs.h"
 #include "agent/jobs/uv_store.h"
 #include "agent/node/node_internal.h"
 #include "agent/node/node_msg.h"
@@ -67,7 +68,13 @@ struct node_doc *node_docs_get(struct node_docs *d, struct str key);
 void node_docs_put(struct node_docs *d, struct str key, struct node_doc *doc);
 void node_docs_drop(struct node_docs *d, struct str key);
 
-enum node_image_state { NODE_IMAGE_COLD, NODE_IMAGE_UNPACKING, NODE_IMAGE_READY };
+/* READING: unpacked, and what its programs need is being found out. */
+enum node_image_state {
+    NODE_IMAGE_COLD,
+    NODE_IMAGE_UNPACKING,
+    NODE_IMAGE_READING,
+    NODE_IMAGE_READY
+};
 
 /* An image as resolved by digest, and whether its layers are unpacked. */
 struct node_image {
@@ -75,7 +82,9 @@ struct node_image {
     struct image_resolved *resolved;
     struct digest *layers; /* DiffIDs, the lowest first */
     bool *done;            /* per layer: UNPACKED came */
+    int *index;            /* per layer: what is kept of its content; -1: nothing */
     enum node_image_state state;
+    bool pinned; /* in the store: an attempt wanted it; else it is only looked at, then forgotten */
     unsigned refs; /* by attempts */
 };
 
@@ -116,8 +125,10 @@ struct node_live {
     unsigned tries;           /* offers so far */
     struct node_image *image;
     bool waits_for_image;
-    bool asking; /* the store or the images owe an answer for it */
-    bool pulled; /* its image was fetched: what is missing now stays missing */
+    bool asking;                /* the store or the images owe an answer for it */
+    bool pulled;                /* its image was fetched: what is missing now stays missing */
+    bool waits_for_programs;    /* PLACING: for what its image's programs need */
+    uint64_t programs_until_ms; /* it is placed without then; 0: it has not waited */
     uint64_t started_ms;
     struct telemetry_fds fds;
     struct telemetry_meter meter;
@@ -234,6 +245,9 @@ struct node_request {
     bool has_spec;          /* the run has a document of its own */
     struct list image_wait; /* node.image_waits: nobody has the image yet, as far as is known */
     unsigned image_tries;
+    struct list programs_wait; /* node.program_waits: what its image's programs need is being found
+                                  out */
+    uint64_t programs_until_ms;
     bool replayed;
     bool key_reused;
     char key[JOB_STORE_KEY_MAX + 1];
@@ -345,7 +359,13 @@ struct node {
     struct log_limit row_limit;
     struct list image_waits; /* struct node_request: their image may have been pushed elsewhere just
                                 now, so it is looked for again */
-    bool listing;            /* the images are being listed */
+    struct list programs; /* struct node_programs: what images' programs need; the oldest first */
+    struct map program_digests;
+    struct list program_waits; /* struct node_request */
+    struct digest scanning;    /* the image that is looked at without a run of it */
+    bool scan_busy;
+    int programs_fd; /* db/programs */
+    bool listing;    /* the images are being listed */
     uint64_t images_stamp, images_again_ms;
 
     struct loop_timer tick, ping, sample, retain, peers;
@@ -423,6 +443,42 @@ void node_sample_all(struct node *n);
 size_t node_running(const struct node *n); /* attempts that run here, guests counted */
 void node_image_forget(struct node *n, struct node_image *img);
 
+/* The resolved image of that digest that is remembered, or NULL. */
+struct node_image *node_image_find(struct node *n, const struct digest *d);
+struct node_image *node_image_add(struct node *n, struct image_resolved *resolved); /* takes it */
+/* Asks for every layer that is not there. Whoever waits for it hears of it. */
+void node_image_unpack(struct node *n, struct node_image *img);
+/* It can be started: unpacked, and read. */
+void node_image_ready(struct node *n, struct node_image *img);
+
+/* -- uv_node_programs.c: what the programs of images need of a processor -- */
+enum { NODE_PROGRAMS_MAX = 4096, NODE_PROGRAMS_WAIT_MS = 5000, NODE_PROGRAMS_PEER_MS = 3000 };
+void node_programs_init(struct node *n, uint64_t k0, uint64_t k1);
+int node_programs_load(struct node *n, struct err *e); /* what is remembered of an earlier life */
+void node_programs_free(struct node *n);
+/* What is known of the image, here or from the table; NULL: nothing (yet). */
+const struct image_programs *node_programs_get(struct node *n, const struct digest *d);
+/* Is it worth waiting for it? It is if the image is here (then it is being looked at from now on),
+ * or a peer has it that has not looked yet; no longer than until *until_ms, which is set the first
+ * time. */
+bool node_programs_pending(struct node *n, const struct digest *d, uint64_t most_ms,
+                           uint64_t *until_ms);
+/* An image was pushed, or is here without having been looked at. */
+void node_programs_want(struct node *n, const struct digest *d);
+/* The layers of img are there: reads their indexes on a pool thread, then node_image_ready(). */
+void node_programs_read(struct node *n, struct node_image *img);
+/* An image could not be unpacked: whoever waits only for what it needs waits no longer. */
+void node_programs_unpack_failed(struct node *n, const struct digest *d);
+/* Four times a second, and when something came: those who wait look again. */
+void node_programs_look(struct node *n);
+/* Fills in what the image asks of a node. */
+void node_programs_request(struct node *n, const struct run *run, const struct job *job,
+                           struct route_request *req);
+/* Does this node have what the run's image needs? False: e says what is missing. */
+bool node_programs_fit(struct node *n, const struct run *run, const struct job *job, struct err *e);
+/* GET /v1/images: the list with what is known of each. */
+void node_programs_list(struct node *n, struct str list, struct buf *out);
+
 /* -- uv_node_upstream.c -- */
 int node_upstream_start(struct node *n, struct err *e);
 void node_upstream_reload(struct node *n);
@@ -440,6 +496,8 @@ extern const struct sandbox_client_events node_sandbox_events;
 /* -- uv_node_submit.c: accepting, cancelling, retrying -- */
 void node_fx_accept(struct node *n, const struct job_effect *fx);
 void node_images_again(struct node *n); /* looks for the images of those that wait */
+/* The image of a submit is known, and what its programs need as far as it will be: goes on. */
+void node_submit_placeable(struct node_request *r);
 void node_fx_answer(struct node *n, const struct job_effect *fx);
 struct node_request *node_request_new(struct node *n, enum node_op op, node_run_fn *fn, void *arg);
 void node_request_free(struct node_request *r);

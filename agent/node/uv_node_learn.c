@@ -238,6 +238,21 @@ bool node_profile_json(struct node *n, struct str job, struct json_w *w)
     return route_learn_to_json(n->learn, job, &ask, w);
 }
 
+/* Which image the run would have, as far as that is known without asking anybody. */
+static void image_find(struct node *n, struct run *run)
+{
+    struct image_ref ref;
+
+    if (image_ref_parse(str_of(run->image), &ref, NULL) != 0) {
+        return;
+    }
+    if (ref.digest.algo != DIGEST_NONE) {
+        run->image_digest = ref.digest;
+    } else if (image_store_known(n->images_store, &ref, &run->image_digest) != 0) {
+        (void)node_cluster_tag(n, ref.repository, ref.tag, &run->image_digest);
+    }
+}
+
 /* What would be decided now: for a run of the job's newest document. */
 static void what_if(struct node_query *q, const struct job *job)
 {
@@ -254,6 +269,8 @@ static void what_if(struct node_query *q, const struct job *job)
     job_make_run(job, id, sys_wall_us(), run);
     node_learn_size(n, run);
     node_request_of(run, job, texts, &request);
+    image_find(n, run);
+    node_programs_request(n, run, job, &request);
     /* As if every node had the image: the question is for the times. */
     node_core_what_if(n->core, run, &request, 0, true, &fx);
     json_w_init(&q->json, &q->text, false);

@@ -9,6 +9,8 @@
 #include "common/mem.h"
 #include "common/sys/sys.h"
 
+enum { PROGRAMS_PLACE_MS = 30 * 1000 }; /* a run waits so long for what its image needs */
+
 /* ---- the pool ---- */
 
 struct node_live *node_live_find(struct node *n, struct ulid id, uint32_t attempt)
@@ -160,7 +162,7 @@ void node_fx_place(struct node *n, const struct run *run)
     node_asked(job_store_get_run(n->store, run->id, on_document, ticket_new(l)));
 }
 
-static struct node_image *image_find(struct node *n, const struct digest *d)
+struct node_image *node_image_find(struct node *n, const struct digest *d)
 {
     LIST_EACH (pos, &n->images) {
         struct node_image *img = LIST_ITEM(pos, struct node_image, link);
@@ -178,14 +180,20 @@ static void ask_place(struct node_live *l)
     struct node *n = l->node;
     struct str texts[NODE_TEXTS_MAX];
     struct node_event ev = { .type = NODE_EV_PLACE };
-    const struct node_image *img = image_find(n, &l->run.image_digest);
+    const struct node_image *img = node_image_find(n, &l->run.image_digest);
     struct run now;
 
-    if (l->tries != 0 && job_core_run(node_core_jobs(n->core), l->id, &now) && now.cancel_asked) {
+    if ((l->tries != 0 || l->programs_until_ms != 0) &&
+        job_core_run(node_core_jobs(n->core), l->id, &now) && now.cancel_asked) {
         node_live_answer(l, LIVE_NO_ROOM); /* it ends then */
         return;
     }
+    if (node_programs_pending(n, &l->run.image_digest, PROGRAMS_PLACE_MS, &l->programs_until_ms)) {
+        l->waits_for_programs = true;
+        return;
+    }
     node_request_of(&l->run, l->doc->job, texts, &ev.request);
+    node_programs_request(n, &l->run, l->doc->job, &ev.request);
     ev.image = node_image_hash(&l->run.image_digest);
     ev.image_warm = img != NULL && img->state == NODE_IMAGE_READY;
     ev.job.id = l->id;
@@ -208,7 +216,13 @@ void node_image_forget(struct node *n, struct node_image *img)
 {
     list_remove(&img->link);
     n->images_len--;
-    image_store_unpin(n->images_store, &img->resolved->digest);
+    if (img->pinned) {
+        image_store_unpin(n->images_store, &img->resolved->digest);
+    }
+    for (size_t i = 0; i < img->resolved->layers_len; i++) {
+        fd_close(img->index[i]);
+    }
+    mem_free(img->index);
     image_resolved_free(img->resolved);
     mem_free(img->layers);
     mem_free(img->done);
@@ -222,32 +236,47 @@ static void images_trim(struct node *n)
         if (n->images_len < NODE_IMAGES_MAX) {
             return;
         }
-        if (img->refs == 0 && img->state != NODE_IMAGE_UNPACKING) {
+        if (img->refs == 0 && img->state != NODE_IMAGE_UNPACKING &&
+            img->state != NODE_IMAGE_READING) {
             node_image_forget(n, img);
         }
     }
 }
 
-/* Takes resolved over. */
-static struct node_image *image_add(struct node *n, struct image_resolved *resolved)
+struct node_image *node_image_add(struct node *n, struct image_resolved *resolved)
 {
     struct node_image *img = mem_zalloc(sizeof *img);
     size_t layers = resolved->layers_len == 0 ? 1 : resolved->layers_len;
     struct digest *diff_ids = mem_calloc(layers, sizeof *diff_ids);
     bool *done = mem_calloc(layers, sizeof *done);
+    int *index = mem_calloc(layers, sizeof *index);
 
-    if (img == NULL || diff_ids == NULL || done == NULL ||
-        image_store_pin(n->images_store, &resolved->digest) != 0) {
+    if (img == NULL || diff_ids == NULL || done == NULL || index == NULL) {
         node_out_of_memory("an image");
     }
     for (size_t i = 0; i < resolved->layers_len; i++) {
         diff_ids[i] = resolved->layers[i].diff_id;
+        index[i] = -1;
     }
     images_trim(n);
-    *img = (struct node_image){ .resolved = resolved, .layers = diff_ids, .done = done };
+    *img = (struct node_image){
+        .resolved = resolved, .layers = diff_ids, .done = done, .index = index
+    };
     list_push_back(&n->images, &img->link);
     n->images_len++;
     return img;
+}
+
+/* Placement knew what the image needs, unless it came to be known only now. */
+static void prepared(struct node_live *l)
+{
+    struct err e = { .code = 0 };
+
+    if (l->doc == NULL || node_programs_fit(l->node, &l->run, l->doc->job, &e)) {
+        node_live_answer(l, LIVE_PREPARED);
+    } else {
+        node_live_fail(l, LIVE_PREPARE_FAILED, RUN_REASON_IMAGE, err_text(&e));
+    }
 }
 
 static void image_tell(struct node *n, struct node_image *img, int rc, const char *why)
@@ -259,7 +288,7 @@ static void image_tell(struct node *n, struct node_image *img, int rc, const cha
         }
         l->waits_for_image = false;
         if (rc == 0) {
-            node_live_answer(l, LIVE_PREPARED);
+            prepared(l);
         } else {
             /* A full disk is this node's trouble, anything else the image's. */
             node_live_fail(l, LIVE_PREPARE_FAILED,
@@ -267,6 +296,12 @@ static void image_tell(struct node *n, struct node_image *img, int rc, const cha
                            why);
         }
     }
+}
+
+void node_image_ready(struct node *n, struct node_image *img)
+{
+    img->state = NODE_IMAGE_READY;
+    image_tell(n, img, 0, "");
 }
 
 static bool image_all_done(const struct node_image *img)
@@ -280,7 +315,7 @@ static bool image_all_done(const struct node_image *img)
 }
 
 /* Asks for every layer; the launcher joins what is asked for twice, and knows what is there. */
-static void image_unpack(struct node *n, struct node_image *img)
+void node_image_unpack(struct node *n, struct node_image *img)
 {
     char text[DIGEST_TEXT_CAP];
     char why[ERR_TEXT_MAX];
@@ -305,11 +340,15 @@ static void image_use(struct node_live *l, struct node_image *img)
 {
     struct node *n = l->node;
 
+    if (!img->pinned && image_store_pin(n->images_store, &img->resolved->digest) != 0) {
+        node_out_of_memory("an image");
+    }
+    img->pinned = true;
     image_release(l);
     l->image = img;
     img->refs++;
     if (img->state == NODE_IMAGE_READY) {
-        node_live_answer(l, LIVE_PREPARED);
+        prepared(l);
         return;
     }
     if (img->resolved->layers_len == 0) {
@@ -318,7 +357,7 @@ static void image_use(struct node_live *l, struct node_image *img)
     }
     l->waits_for_image = true;
     if (img->state == NODE_IMAGE_COLD) {
-        image_unpack(n, img);
+        node_image_unpack(n, img);
     }
 }
 
@@ -377,11 +416,11 @@ static void on_resolved(void *arg, int status, struct image_resolved *image, con
         node_live_fail(l, LIVE_PREPARE_FAILED, RUN_REASON_IMAGE, err_text(e));
         return;
     }
-    struct node_image *img = image_find(l->node, &image->digest);
+    struct node_image *img = node_image_find(l->node, &image->digest);
     if (img != NULL) {
         image_resolved_free(image);
     } else {
-        img = image_add(l->node, image);
+        img = node_image_add(l->node, image);
     }
     image_use(l, img);
 }
@@ -410,7 +449,7 @@ void node_fx_prepare(struct node *n, const struct run *run)
     INSIST(l != NULL);
     l->stage = LIVE_PREPARING;
     l->run = *run;
-    struct node_image *img = image_find(n, &run->image_digest);
+    struct node_image *img = node_image_find(n, &run->image_digest);
     if (img != NULL) {
         image_use(l, img);
         return;
@@ -419,9 +458,10 @@ void node_fx_prepare(struct node *n, const struct run *run)
 }
 
 static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const char *text,
-                        uint64_t bytes, uint64_t entries)
+                        uint64_t bytes, uint64_t entries, int index_fd)
 {
     struct node *n = arg;
+    AUTO_FD int index = index_fd;
 
     (void)bytes;
     (void)entries;
@@ -432,6 +472,10 @@ static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const c
             if (digest_eq(&img->layers[i], diff_id)) {
                 img->done[i] = rc == 0;
                 here = true;
+                if (index >= 0 && img->state == NODE_IMAGE_UNPACKING) {
+                    fd_close(img->index[i]);
+                    img->index[i] = fd_dup(index, 3);
+                }
             }
         }
         if (!here || img->state != NODE_IMAGE_UNPACKING) {
@@ -440,9 +484,10 @@ static void on_unpacked(void *arg, const struct digest *diff_id, int rc, const c
         if (rc != 0) {
             img->state = NODE_IMAGE_COLD;
             image_tell(n, img, rc, text);
+            node_programs_unpack_failed(n, &img->resolved->digest);
         } else if (image_all_done(img)) {
-            img->state = NODE_IMAGE_READY;
-            image_tell(n, img, 0, "");
+            img->state = NODE_IMAGE_READING;
+            node_programs_read(n, img);
         }
     }
 }

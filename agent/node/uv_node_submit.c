@@ -43,6 +43,7 @@ struct node_request *node_request_new(struct node *n, enum node_op op, node_run_
         node_out_of_memory("the requests");
     }
     list_init(&r->image_wait);
+    list_init(&r->programs_wait);
     list_push_back(&n->request_list, &r->link);
     return r;
 }
@@ -55,6 +56,7 @@ void node_request_free(struct node_request *r)
     (void)map_remove(&n->submits, id_key(&r->id));
     list_remove(&r->link);
     list_remove(&r->image_wait);
+    list_remove(&r->programs_wait);
     if (r->spool_name[0] != '\0') {
         node_spool_remove(n->spool_fd, r->spool_name);
     }
@@ -173,6 +175,7 @@ static bool possible(struct node_request *r)
     struct route_verdict verdict;
 
     node_request_of(&r->run, r->doc->job, texts, &req);
+    node_programs_request(r->node, &r->run, r->doc->job, &req);
     if (node_core_possible(r->node->core, &req, &verdict)) {
         return true;
     }
@@ -185,11 +188,25 @@ static bool possible(struct node_request *r)
     if (verdict.kind == ROUTE_REQUIREMENT) {
         node_request_fail(r, NODE_NO_MATCH, 0, NULL, "no node meets the requirement '%.*s'",
                           STR_ARG(texts[verdict.require_index]));
+    } else if (verdict.kind == ROUTE_ISA || verdict.kind == ROUTE_OTHER_ARCH) {
+        char why[ERR_TEXT_MAX];
+        node_core_why_not(&verdict, &req, why);
+        node_request_fail(r, NODE_NO_MATCH, 0, NULL, "%s", why);
     } else {
         node_request_fail(r, NODE_NO_MATCH, 0, NULL, "no node is large enough: %s",
                           verdict.kind == ROUTE_TOO_MUCH_MEMORY ? "memory" : "cpus");
     }
     return false;
+}
+
+void node_submit_placeable(struct node_request *r)
+{
+    if (node_programs_pending(r->node, &r->run.image_digest, NODE_PROGRAMS_WAIT_MS,
+                              &r->programs_until_ms)) {
+        list_push_back(&r->node->program_waits, &r->programs_wait);
+    } else if (possible(r)) {
+        keep_payload(r);
+    }
 }
 
 static void on_image(void *arg, int status, struct image_resolved *image, const struct err *e)
@@ -204,9 +221,7 @@ static void on_image(void *arg, int status, struct image_resolved *image, const 
         node_pull_newer(r->node, &ref, status == 0 ? &image->digest : NULL, &newest)) {
         image_resolved_free(image);
         r->run.image_digest = newest;
-        if (possible(r)) {
-            keep_payload(r);
-        }
+        node_submit_placeable(r);
         return;
     }
     /* It may have been pushed to another node just now. */
@@ -223,9 +238,7 @@ static void on_image(void *arg, int status, struct image_resolved *image, const 
     }
     r->run.image_digest = image->digest;
     image_resolved_free(image);
-    if (possible(r)) {
-        keep_payload(r);
-    }
+    node_submit_placeable(r);
 }
 
 void node_images_again(struct node *n)
@@ -280,9 +293,7 @@ static void with_document(struct node_request *r, const struct node_submit *s)
         return;
     }
     if (image_store_known(n->images_store, &ref, &r->run.image_digest) == 0) {
-        if (possible(r)) {
-            keep_payload(r);
-        }
+        node_submit_placeable(r);
         return;
     }
     int rc = node_image_resolve(n, &ref, on_image, r);

@@ -91,6 +91,14 @@ static void learned_to_json(struct json_w *w, const struct route_candidate *c)
     json_w_end(w);
 }
 
+static void level(struct json_w *w, const char *key, uint8_t isa)
+{
+    char text[] = "x86-64-v?";
+
+    text[sizeof(text) - 2] = (char)('0' + isa % 10);
+    json_kv_cstr(w, key, text);
+}
+
 static void candidate_to_json(struct json_w *w, const struct route_request *req,
                               const struct route_candidate *c, const struct route_verdict *v)
 {
@@ -101,6 +109,13 @@ static void candidate_to_json(struct json_w *w, const struct route_request *req,
     json_kv_cstr(w, "verdict", route_verdict_name(v->kind));
     if (v->kind == ROUTE_REQUIREMENT) {
         json_kv_str(w, "requirement", req->require[v->require_index]);
+    }
+    if (v->kind == ROUTE_OTHER_ARCH) {
+        json_kv_str(w, "needs", req->arch);
+        json_kv_str(w, "has", c->arch);
+    } else if (v->kind == ROUTE_ISA) {
+        level(w, "needs", req->isa);
+        level(w, "has", c->isa);
     }
     json_kv_bool(w, "local", c->local);
     if (c->class_id.n != 0) {
@@ -130,6 +145,27 @@ static void candidate_to_json(struct json_w *w, const struct route_request *req,
     json_w_end(w);
 }
 
+/* Instructions that the image has nowhere: a node that has them is taken to be no faster for it. */
+static void absent_to_json(struct json_w *w, unsigned absent)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } names[] = { { ROUTE_HAS_AES, "aes" },
+                  { ROUTE_HAS_SHA, "sha" },
+                  { ROUTE_HAS_AVX2, "avx2" },
+                  { ROUTE_HAS_AVX512, "avx512" } };
+
+    json_w_key(w, "image_without");
+    json_w_arr(w);
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if ((absent & names[i].bit) != 0) {
+            json_w_cstr(w, names[i].name);
+        }
+    }
+    json_w_end(w);
+}
+
 void route_to_json(struct json_w *w, const struct route_request *req,
                    const struct route_candidate *candidates, size_t candidates_len,
                    const struct route_verdict *verdicts, const struct route_decision *decision)
@@ -147,6 +183,12 @@ void route_to_json(struct json_w *w, const struct route_request *req,
         json_kv_str(w, "waits_for", candidates[decision->hold].node);
     }
     json_kv_bool(w, "possible", decision->possible);
+    if (req->isa != 0) {
+        level(w, "image_needs", req->isa);
+    }
+    if (req->absent != 0) {
+        absent_to_json(w, req->absent);
+    }
     json_w_key(w, "candidates");
     json_w_arr(w);
     for (size_t i = 0; i < candidates_len; i++) {

@@ -60,9 +60,11 @@ double route_learn_health(const struct route_learn *l, struct str node);
 double route_learn_health_self(const struct route_learn *l);
 
 /* Fills run_us and learned of every candidate that has a class_id. rng: draws (Thompson); NULL: the
- * mean. */
-void route_learn_predict(struct route_learn *l, struct str job, uint32_t revision, struct rng *rng,
-                         struct route_candidate *candidates, size_t candidates_len);
+ * mean. absent: enum route_feature_bit of instructions that the job's image has nowhere: that a
+ * node has them is taken to be worth nothing (as route_prior_without() says). */
+void route_learn_predict(struct route_learn *l, struct str job, uint32_t revision, unsigned absent,
+                         struct rng *rng, struct route_candidate *candidates,
+                         size_t candidates_len);
 
 /* ---- what is known of one job revision ---- */
 

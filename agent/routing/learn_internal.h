@@ -25,7 +25,8 @@ struct route_profile {
     uint32_t revision;
     struct route_entry **rows; /* ascending by class, then origin */
     size_t len, cap;
-    bool fresh; /* model is of the rows as they are, by the prior of model_prior */
+    bool fresh; /* model is of the rows as they are, by the prior of model_prior without absent */
+    uint8_t absent; /* enum route_feature_bit */
     uint64_t model_prior;
     struct route_posterior model;
     bool said_fresh; /* said is of the rows as they are */

@@ -166,42 +166,53 @@ void route_prior_refresh(struct route_learn *l)
     l->prior_made++;
 }
 
-static bool profile_model(struct route_learn *l, struct str job, uint32_t revision,
+static bool profile_model(struct route_learn *l, struct str job, uint32_t revision, unsigned absent,
                           struct route_profile *p, struct route_posterior *ret)
 {
     struct route_class_sum sums[ROUTE_SUMS_MAX];
+    struct route_prior prior = l->prior;
     size_t len = 0;
     const struct route_profile *parent = route_learn_parent(l, job, revision);
 
+    route_prior_without(&prior, absent);
     if (p != NULL) {
         route_profile_sums(p, 0, sums, &len);
     }
     if (parent != NULL) {
         route_profile_sums(parent, ROUTE_INHERITED_RUNS, sums, &len);
     }
-    return route_posterior_make(&l->prior, sums, len, ret) == 0;
+    return route_posterior_make(&prior, sums, len, ret) == 0;
 }
 
-const struct route_posterior *route_learn_model(struct route_learn *l, struct str job,
-                                                uint32_t revision)
+static const struct route_posterior *model_without(struct route_learn *l, struct str job,
+                                                   uint32_t revision, unsigned absent)
 {
     struct route_profile *p = route_learn_find(l, job, revision);
 
     route_prior_refresh(l);
     if (p == NULL) {
         /* A revision that has not run yet: made for this one question. */
-        return profile_model(l, job, revision, NULL, &l->stranger) ? &l->stranger : NULL;
+        return profile_model(l, job, revision, absent, NULL, &l->stranger) ? &l->stranger : NULL;
     }
-    if (!p->fresh || p->model_prior != l->prior_made) {
+    if (!p->fresh || p->model_prior != l->prior_made || p->absent != absent) {
         struct route_posterior made;
-        if (!profile_model(l, job, revision, p, &made)) {
+        if (!profile_model(l, job, revision, absent, p, &made)) {
             return NULL;
         }
         p->model = made;
         p->fresh = true;
         p->model_prior = l->prior_made;
+        p->absent = (uint8_t)absent;
     }
     return &p->model;
+}
+
+const struct route_posterior *route_learn_model(struct route_learn *l, struct str job,
+                                                uint32_t revision)
+{
+    const struct route_profile *p = route_learn_find(l, job, revision);
+
+    return model_without(l, job, revision, p != NULL ? p->absent : 0);
 }
 
 /* Classes of one call: few, so each is worked out once. */
@@ -232,10 +243,10 @@ static uint64_t to_us(double y)
     return us >= 1e15 ? 1000000000000000U : us < 1 ? 1 : (uint64_t)llround(us);
 }
 
-void route_learn_predict(struct route_learn *l, struct str job, uint32_t revision, struct rng *rng,
-                         struct route_candidate *candidates, size_t candidates_len)
+void route_learn_predict(struct route_learn *l, struct str job, uint32_t revision, unsigned absent,
+                         struct rng *rng, struct route_candidate *candidates, size_t candidates_len)
 {
-    const struct route_posterior *p = route_learn_model(l, job, revision);
+    const struct route_posterior *p = model_without(l, job, revision, absent);
     struct route_weights mean;
     struct route_weights draw;
     struct memo memo[MEMO_MAX];

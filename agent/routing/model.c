@@ -9,6 +9,7 @@
 static const double noise_first = 0.09; /* sigma = 0.3 */
 static const double noise_runs = 5;     /* how many runs that guess is worth */
 static const double thompson = 0.75;
+static const double absent_sd = 0.05;
 
 void route_prior_cold(struct route_prior *ret)
 {
@@ -20,6 +21,20 @@ void route_prior_cold(struct route_prior *ret)
         ret->var[i] = sd[i] * sd[i];
     }
     ret->residual_var = 0.1 * 0.1;
+}
+
+void route_prior_without(struct route_prior *p, unsigned absent)
+{
+    static const unsigned bits[ROUTE_BASE_DIM] = {
+        0, ROUTE_HAS_AES, ROUTE_HAS_SHA, ROUTE_HAS_AVX512, ROUTE_HAS_AVX2, 0, 0
+    };
+
+    for (size_t i = 0; i < ROUTE_BASE_DIM; i++) {
+        if ((absent & bits[i]) != 0) {
+            p->mean[i] = 0;
+            p->var[i] = absent_sd * absent_sd;
+        }
+    }
 }
 
 static double between(double x, double low, double high)

@@ -49,6 +49,9 @@ struct route_posterior {
 
 /* The prior of a cluster that knows nothing. */
 void route_prior_cold(struct route_prior *ret);
+/* For a job whose code has none of these instructions (enum route_feature_bit): what they are worth
+ * to it is 0, give or take 0.05; measurements can still say otherwise. */
+void route_prior_without(struct route_prior *p, unsigned absent);
 void route_features_vector(const struct route_features *f, double x[ROUTE_BASE_DIM]);
 
 /* sums: ascending by class; of more than 17 classes those with the most runs get a residual of

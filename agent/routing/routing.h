@@ -96,8 +96,9 @@ struct route_request {
     size_t require_len;
     const struct str *prefer; /* as require; a node that holds more of them goes first */
     size_t prefer_len;
-    struct str arch;      /* of the image; empty: any */
-    uint8_t isa;          /* x86-64 level that the image's programs need; 0: any */
+    struct str arch; /* of the image; empty: any */
+    uint8_t isa;     /* x86-64 level that the image's programs need; 0: any */
+    uint8_t absent; /* enum route_feature_bit: instructions that the image does not have anywhere */
     bool cache_sensitive; /* the job suffers beside a polluter */
     bool pollutes;        /* the job is one */
 };

@@ -34,11 +34,12 @@ enum {
     SANDBOX_TEXT_MAX = 256, /* an error sentence in a record or message, with its NUL */
     SANDBOX_SLOTS_MAX = 4096,
     SANDBOX_ENV_NAME_MAX = 256,
-    SANDBOX_KEEP_MAX = 8 * 1024 * 1024, /* bytes of a list of layers to keep */
-    SANDBOX_EGRESS_MAX = 512,           /* destinations of a run, names resolved */
-    SANDBOX_SECRETS_MAX = 16,           /* files in /run/agent/secrets */
-    SANDBOX_SECRET_NAME_MAX = 128,      /* bytes of such a file's name */
-    SANDBOX_SECRETS_BYTES = 1 << 20,    /* of all of a run's secrets */
+    SANDBOX_KEEP_MAX = 8 * 1024 * 1024,  /* bytes of a list of layers to keep */
+    SANDBOX_EGRESS_MAX = 512,            /* destinations of a run, names resolved */
+    SANDBOX_SECRETS_MAX = 16,            /* files in /run/agent/secrets */
+    SANDBOX_SECRET_NAME_MAX = 128,       /* bytes of such a file's name */
+    SANDBOX_SECRETS_BYTES = 1 << 20,     /* of all of a run's secrets */
+    SANDBOX_INDEX_MAX = 4 * 1024 * 1024, /* bytes that are kept of a layer's content */
 };
 
 /* ---- what to run ------------------------------------------------------------------------------
@@ -249,9 +250,11 @@ struct sandbox_unpack_ops {
                       struct err *e);
     /* Unpacks the tar stream in_fd into the directory root_fd, of which it is root. Appends to
      * opaque the paths of opaque directories, relative to root_fd, each with its NUL (the launcher
-     * marks them). The caller drains in_fd. */
+     * marks them), and to index (at most SANDBOX_INDEX_MAX bytes) what the agent wants to know of
+     * the layer: it is kept beside it and comes with each UNPACKED. The caller drains in_fd. */
     int (*unpack)(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,
-                  struct buf *opaque, uint64_t *ret_bytes, uint64_t *ret_entries, struct err *e);
+                  struct buf *opaque, struct buf *index, uint64_t *ret_bytes, uint64_t *ret_entries,
+                  struct err *e);
 };
 
 /* The agent process's exit status that says: it is done for good, the launcher ends, too. */

@@ -32,7 +32,7 @@ enum sandbox_msg_type {
     SANDBOX_MSG_STARTED = 33,       /* run, attempt, number, base; fds: telemetry */
     SANDBOX_MSG_ENDED = 34,         /* run, attempt, value: adopted, record, number, base, end */
     SANDBOX_MSG_FAILED = 35,        /* run, attempt, rc, text */
-    SANDBOX_MSG_UNPACKED = 36,      /* digest, rc, text, number: bytes, entries */
+    SANDBOX_MSG_UNPACKED = 36,      /* digest, rc, text, number: bytes, entries; fd: index */
     SANDBOX_MSG_RUN_REMOVED = 37,   /* run, attempt, rc, text */
     SANDBOX_MSG_LAYER_REMOVED = 38, /* digest, rc, text */
     SANDBOX_MSG_ADOPTED = 39,

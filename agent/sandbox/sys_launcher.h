@@ -309,6 +309,9 @@ bool sandbox_worker_chore(struct launcher *l);
 void sandbox_worker_keep_layers(struct launcher *l, int list_fd);
 void sandbox_worker_on_exit(struct worker *w);
 void sandbox_workers_sweep(struct launcher *l); /* left-overs of an earlier launcher */
+/* What is kept of a layer's content, beside it in layers/. */
+enum { SANDBOX_INDEX_NAME_CAP = DIGEST_TEXT_CAP + 8 };
+void sandbox_index_name(const struct digest *layer, char dst[SANDBOX_INDEX_NAME_CAP]);
 /* sys_unpack.c: the whole of an unpack, in the worker process. */
 void sandbox_unpack_layer(struct launcher *l, const struct digest *diff_id, int blob,
                           struct worker_answer *ret);

@@ -37,6 +37,7 @@ struct unpack {
     int pipe[2];
     int result; /* memfd: what the children answer, at fixed places */
     int opaque; /* memfd */
+    int index;  /* memfd */
 };
 
 struct child_answer {
@@ -44,7 +45,7 @@ struct child_answer {
     int32_t rc;
     char text[SANDBOX_TEXT_MAX];
     struct digest digest;
-    uint64_t bytes, entries, opaque_len;
+    uint64_t bytes, entries, opaque_len, index_len;
 };
 
 static void answer(const struct unpack *u, int place, struct child_answer *a, const struct err *e)
@@ -145,23 +146,27 @@ static void child_tar(struct unpack *u)
     struct child_answer a = { .done = 0 };
     char path[sizeof(u->tmp) + 8];
     struct buf opaque = BUF_INIT(OPAQUE_MAX);
+    struct buf index = BUF_INIT(SANDBOX_INDEX_MAX);
     snprintf(path, sizeof(path), "layers/%s", u->tmp);
     umask(0);
     int rc = child_confine(u, path, 0, caps, &e);
     int root = rc == 0 ? open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    int *fds[] = { &u->pipe[0], &root, &u->result, &u->opaque };
+    int *fds[] = { &u->pipe[0], &root, &u->result, &u->opaque, &u->index };
     child_descriptors(fds, ARRAY_LEN(fds));
     child_limits(u);
     if (rc == 0 && (rc = sandbox_filter_load(&u->l->filter)) < 0) {
         err_set(&e, rc, "load the seccomp filter");
     }
     if (rc == 0) {
-        rc = u->l->config->unpack->unpack(u->pipe[0], root, &u->limits, &opaque, &a.bytes,
+        rc = u->l->config->unpack->unpack(u->pipe[0], root, &u->limits, &opaque, &index, &a.bytes,
                                           &a.entries, &e);
         e.code = rc;
     }
     if (rc == 0 && (rc = sys_write_full(u->opaque, opaque.data, opaque.len)) < 0) {
         err_set(&e, rc, "report opaque directories");
+    }
+    if (rc == 0 && sys_write_full(u->index, index.data, index.len) == 0) {
+        a.index_len = index.len; /* without it the layer is as good */
     }
     a.opaque_len = opaque.len;
     answer(u, 1, &a, &e);
@@ -251,6 +256,28 @@ static int mark_opaque(const struct unpack *u, int root, uint64_t len, struct er
     return 0;
 }
 
+/* Beside the layer, for every UNPACKED to come. The layer counts without it. */
+static void keep_index(const struct unpack *u, uint64_t len)
+{
+    char name[SANDBOX_INDEX_NAME_CAP];
+    char temporary[sizeof(u->tmp) + 8];
+    AUTO_BUF struct buf text = BUF_INIT(SANDBOX_INDEX_MAX);
+    char *p = len != 0 && len <= SANDBOX_INDEX_MAX ? buf_reserve(&text, (size_t)len) : NULL;
+    sandbox_index_name(&u->diff_id, name);
+    (void)unlinkat(u->l->layers, name, 0);
+    if (p == NULL || sys_pread_full(u->index, p, (size_t)len, 0) != (ssize_t)len) {
+        return;
+    }
+    snprintf(temporary, sizeof(temporary), "%s.index", u->tmp);
+    (void)unlinkat(u->l->layers, temporary, 0);
+    AUTO_FD int fd =
+        openat(u->l->layers, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0 || sys_write_full(fd, p, (size_t)len) < 0 || fsync(fd) < 0 ||
+        renameat(u->l->layers, temporary, u->l->layers, name) < 0) {
+        (void)unlinkat(u->l->layers, temporary, 0);
+    }
+}
+
 static int finish(const struct unpack *u, const struct child_answer a[2], struct err *e)
 {
     char hex[DIGEST_TEXT_CAP];
@@ -261,6 +288,9 @@ static int finish(const struct unpack *u, const struct child_answer a[2], struct
     }
     if (rc == 0 && syncfs(root) < 0) {
         rc = err_set(e, -errno, "sync the unpacked layer");
+    }
+    if (rc == 0) {
+        keep_index(u, a[1].index_len);
     }
     if (rc == 0 && renameat(u->l->layers, u->tmp, u->l->layers, digest_hex(&u->diff_id, hex)) < 0) {
         rc = err_set(e, -errno, "name the unpacked layer");
@@ -281,7 +311,8 @@ static int prepare(struct unpack *u, struct err *e)
     snprintf(u->tmp, sizeof(u->tmp), "tmp-%s", digest_hex(&u->diff_id, hex));
     u->result = memfd_create("result", MFD_CLOEXEC);
     u->opaque = memfd_create("opaque", MFD_CLOEXEC);
-    if (u->result < 0 || u->opaque < 0 || pipe2(u->pipe, O_CLOEXEC) < 0) {
+    u->index = memfd_create("index", MFD_CLOEXEC);
+    if (u->result < 0 || u->opaque < 0 || u->index < 0 || pipe2(u->pipe, O_CLOEXEC) < 0) {
         return err_set(e, -errno, "prepare to unpack");
     }
     (void)fcntl(u->pipe[0], F_SETPIPE_SZ, 1 << 20);
@@ -291,6 +322,13 @@ static int prepare(struct unpack *u, struct err *e)
         rc = err_set(e, -errno, "make '%s'", u->tmp);
     }
     return rc;
+}
+
+void sandbox_index_name(const struct digest *layer, char dst[SANDBOX_INDEX_NAME_CAP])
+{
+    char hex[DIGEST_TEXT_CAP];
+
+    (void)snprintf(dst, SANDBOX_INDEX_NAME_CAP, "%s.index", digest_hex(layer, hex));
 }
 
 void sandbox_unpack_layer(struct launcher *l, const struct digest *diff_id, int blob,

@@ -39,7 +39,13 @@ static void worker_tell(struct launcher *l, const struct worker *w, const struct
         m.number[1] = a->entries;
     }
     snprintf(m.text, sizeof(m.text), "%s", a->text);
-    sandbox_agent_send(l, &m, NULL, 0);
+    AUTO_FD int index = -1;
+    if (w->kind == WORKER_UNPACK && a->rc == 0) {
+        char name[SANDBOX_INDEX_NAME_CAP];
+        sandbox_index_name(&w->layer, name);
+        index = openat(l->layers, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    }
+    sandbox_agent_send(l, &m, &index, index >= 0 ? 1 : 0);
 }
 
 static void worker_free(struct worker *w)
@@ -79,6 +85,9 @@ static void worker_child(struct worker *w, int report)
         sandbox_dir_name(w->run, w->attempt, name);
         a.rc = remove_moved(w->l->runs, name, &e);
     } else {
+        char index[SANDBOX_INDEX_NAME_CAP];
+        sandbox_index_name(&w->layer, index);
+        (void)unlinkat(w->l->layers, index, 0);
         a.rc = remove_moved(w->l->layers, digest_hex(&w->layer, name), &e);
     }
     if (e.code != 0) {

@@ -240,7 +240,8 @@ static void client_tell(struct sandbox_client *c, const struct sandbox_msg *m, i
         ev->failed(c->arg, m->run, m->attempt, m->rc, m->text);
         break;
     case SANDBOX_MSG_UNPACKED:
-        ev->unpacked(c->arg, &m->digest, m->rc, m->text, m->number[0], m->number[1]);
+        ev->unpacked(c->arg, &m->digest, m->rc, m->text, m->number[0], m->number[1],
+                     n == 1 ? fd_take(&fds[0]) : -1);
         break;
     case SANDBOX_MSG_RUN_REMOVED:
         ev->run_removed(c->arg, m->run, m->attempt, m->rc, m->text);

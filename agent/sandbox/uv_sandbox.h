@@ -68,9 +68,11 @@ struct sandbox_client_events {
     /* The run was not started, and that is not the job's or the image's fault. -EAGAIN: no free
      * slot; -ESTALE: a layer is not unpacked here (UNPACK it, try again); others: see text. */
     void (*failed)(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text);
-    /* rc 0: the layer is there. -EBADMSG: the bytes are not diff_id's; -ENOSPC, -EFBIG, … */
+    /* rc 0: the layer is there. -EBADMSG: the bytes are not diff_id's; -ENOSPC, -EFBIG, …
+     * index_fd: what was kept of its content when it was unpacked, a file of at most
+     * SANDBOX_INDEX_MAX bytes; the callee's. -1: nothing is. */
     void (*unpacked)(void *arg, const struct digest *diff_id, int rc, const char *text,
-                     uint64_t bytes, uint64_t entries);
+                     uint64_t bytes, uint64_t entries, int index_fd);
     /* rc -EBUSY: in use by a live sandbox. */
     void (*run_removed)(void *arg, struct ulid run, uint32_t attempt, int rc, const char *text);
     void (*layer_removed)(void *arg, const struct digest *diff_id, int rc, const char *text);

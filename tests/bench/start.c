@@ -234,8 +234,9 @@ static void on_layer(void *arg, const struct digest *d, int rc, const char *text
 }
 
 static void on_unpacked(void *arg, const struct digest *d, int rc, const char *text, uint64_t bytes,
-                        uint64_t entries)
+                        uint64_t entries, int index_fd)
 {
+    fd_close(index_fd);
     (void)bytes;
     (void)entries;
     on_layer(arg, d, rc, text);

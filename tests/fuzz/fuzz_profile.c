@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         check(route_learn_to_json(l, name, &ask, &w));
         check(buf_error(&out) == 0);
         buf_release(&out);
-        route_learn_predict(l, name, 1, NULL, &c, 1);
+        route_learn_predict(l, name, 1, 0, NULL, &c, 1);
         check(c.run_us > 0 && isfinite(c.learned.spread) && c.learned.spread >= 0);
     }
     route_learn_free(l);

@@ -392,7 +392,7 @@ static void decision_time(void)
         for (int i = 0; i < ROUNDS; i++) {
             struct route_observation o = { .elapsed_us = 1000 + rng_below(&rng, 1000) };
             INSIST(route_learn_observe(l[0], STR("job"), 1, &o, &row) == 0);
-            route_learn_predict(l[0], STR("job"), 1, &rng, c, NODES);
+            route_learn_predict(l[0], STR("job"), 1, 0, &rng, c, NODES);
             route_decide(&req, c, NODES, v, &d);
         }
         spread_add(&s, (now_us() - t0) / ROUNDS);

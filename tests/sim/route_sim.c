@@ -307,7 +307,8 @@ static unsigned choose(struct sim *s, struct node *entry, struct run *r)
     }
     if (s->c->policy == RSIM_LEARNED) {
         size_t len = job_name(r->job, name);
-        route_learn_predict(entry->learn, (struct str){ name, len }, 1, &s->choice, c, s->c->nodes);
+        route_learn_predict(entry->learn, (struct str){ name, len }, 1, 0, &s->choice, c,
+                            s->c->nodes);
         probe(s, &req, c, v);
     }
     route_decide(&req, c, s->c->nodes, v, &d);

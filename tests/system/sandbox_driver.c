@@ -46,12 +46,13 @@ static int copy_decompress(int in_fd, int out_fd, enum digest_algo algo,
 
 /* One file "content", one opaque directory "opaque". */
 static int copy_unpack(int in_fd, int root_fd, const struct sandbox_unpack_limits *limits,
-                       struct buf *opaque, uint64_t *ret_bytes, uint64_t *ret_entries,
-                       struct err *e)
+                       struct buf *opaque, struct buf *index, uint64_t *ret_bytes,
+                       uint64_t *ret_entries, struct err *e)
 {
     static char piece[65536];
     ssize_t n;
     (void)limits;
+    (void)index;
     AUTO_FD int fd = sys_open_beneath(root_fd, "content", O_WRONLY | O_CREAT | O_EXCL, 0644, 0);
     if (fd < 0 || mkdirat(root_fd, "opaque", 0755) < 0) {
         return err_set(e, fd < 0 ? fd : -errno, "make files");

@@ -21,6 +21,7 @@
 
 #include <cmocka.h>
 
+#include "agent/image/programs.h"
 #include "agent/image/unpack.h"
 #include "common/buf.h"
 #include "common/insist.h"
@@ -30,7 +31,7 @@
 struct fixture {
     char dir[64];
     int top, root;
-    struct buf tar, opaque;
+    struct buf tar, opaque, index;
     struct image_limits limits;
     struct image_unpack_report report;
     struct err e;
@@ -50,6 +51,7 @@ static int setup(void **state)
     f.root = openat(f.top, "root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     buf_init(&f.tar, 64 << 20);
     buf_init(&f.opaque, 1 << 20);
+    buf_init(&f.index, IMAGE_INDEX_MAX);
     image_limits_default(&f.limits);
     *state = &f;
     return 0;
@@ -70,6 +72,7 @@ static int teardown(void **state)
     assert_int_equal(sys_remove_tree(AT_FDCWD, f->dir, NULL), 0);
     buf_release(&f->tar);
     buf_release(&f->opaque);
+    buf_release(&f->index);
     return 0;
 }
 
@@ -169,7 +172,8 @@ static int unpack(struct fixture *f)
     assert_int_equal(sys_write_full(fd, buf_cstr(&f->tar), f->tar.len), 0);
     assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
     memset(&f->e, 0, sizeof(f->e));
-    int r = image_unpack_stream(fd, f->root, &f->limits, &f->opaque, &f->report, &f->e);
+    buf_reset(&f->index);
+    int r = image_unpack_stream(fd, f->root, &f->limits, &f->opaque, &f->index, &f->report, &f->e);
     assert_int_equal(unlink(path), 0);
     buf_reset(&f->tar);
     if (r < 0) {

@@ -425,16 +425,16 @@ static void what_one_node_measured_another_predicts(void **state)
         assert_int_equal(route_learn_observe(slow, STR("enc"), 1, &o, &row), 0);
         send(slow, third, row);
     }
-    route_learn_predict(third, STR("enc"), 1, NULL, c, 2);
+    route_learn_predict(third, STR("enc"), 1, 0, NULL, c, 2);
     assert_true(c[0].run_us > 90000 && c[0].run_us < 110000);
     assert_true(c[1].run_us > 450000 && c[1].run_us < 550000);
     assert_true(c[0].learned.class_runs > 25 && c[0].learned.spread < 0.1);
     /* A new revision starts from there, less sure. */
-    route_learn_predict(third, STR("enc"), 2, NULL, c, 2);
+    route_learn_predict(third, STR("enc"), 2, 0, NULL, c, 2);
     assert_true(c[0].run_us > 80000 && c[0].run_us < 120000);
     assert_true(c[1].run_us > 400000 && c[1].run_us < 600000);
     double inherited = c[0].learned.spread;
-    route_learn_predict(third, STR("enc"), 1, NULL, c, 2);
+    route_learn_predict(third, STR("enc"), 1, 0, NULL, c, 2);
     assert_true(c[0].learned.spread < inherited);
     /* The node dies, its rows stay; the table drops them, the knowledge goes. */
     assert_int_equal(route_learn_rows(third), 2);
@@ -466,7 +466,7 @@ static void one_liar_does_little(void **state)
         }
         send(NULL, l, &r);
     }
-    route_learn_predict(l, STR("j"), 1, NULL, &c, 1);
+    route_learn_predict(l, STR("j"), 1, 0, NULL, &c, 1);
     assert_true(c.run_us > 90000 && c.run_us < 150000);
     route_learn_free(l);
 }
@@ -514,7 +514,7 @@ static void health_is_learned_and_taken_off(void **state)
     }
     double h = route_learn_health(l, STR("slow"));
     assert_true(h > 0.35 && h < 0.75);
-    route_learn_predict(l, STR("j"), 1, NULL, c, 2);
+    route_learn_predict(l, STR("j"), 1, 0, NULL, c, 2);
     assert_true(c[0].run_us > c[1].run_us + c[1].run_us / 4);
     route_learn_health_put(l, STR("good"), NAN);
     route_learn_health_put(l, STR("good"), 1e9);
@@ -535,7 +535,7 @@ static void prior_learns_from_the_jobs(void **state)
     struct route_candidate c[] = { at("a", "aes", ROUTE_HAS_AES), at("b", "plain", 0) };
 
     (void)state;
-    route_learn_predict(fast, STR("new"), 1, NULL, c, 2);
+    route_learn_predict(fast, STR("new"), 1, 0, NULL, c, 2);
     double cold = (double)c[1].run_us / (double)c[0].run_us;
     for (int job = 0; job < 12; job++) {
         char name[16];
@@ -548,13 +548,49 @@ static void prior_learns_from_the_jobs(void **state)
             send(slow, fast, row);
         }
     }
-    route_learn_predict(fast, STR("new"), 1, NULL, c, 2);
+    route_learn_predict(fast, STR("new"), 1, 0, NULL, c, 2);
     double warm = (double)c[1].run_us / (double)c[0].run_us;
     assert_true(cold > 1.1 && cold < 1.5);
     assert_true(warm > 2.5 && warm < 5);
     assert_true(c[0].run_us > 50000 && c[0].run_us < 400000);
     route_learn_free(fast);
     route_learn_free(slow);
+}
+
+/* Code that an image does not have makes nothing faster, until measurements say that it does. */
+static void absent_code_is_worth_nothing(void **state)
+{
+    struct route_learn *l = learner("a", "aes", ROUTE_HAS_AES);
+    struct route_learn *other = learner("b", "plain", 0);
+    const struct route_row *row;
+    struct route_candidate c[] = { at("a", "aes", ROUTE_HAS_AES), at("b", "plain", 0) };
+
+    (void)state;
+    route_learn_predict(l, STR("j"), 1, 0, NULL, c, 2);
+    double present = (double)c[1].run_us / (double)c[0].run_us;
+    double unsure = c[1].learned.spread;
+    route_learn_predict(l, STR("j"), 1, ROUTE_HAS_AES, NULL, c, 2);
+    double absent = (double)c[1].run_us / (double)c[0].run_us;
+    assert_true(present > 1.1 && absent > 0.99 && absent < 1.01);
+    /* What was seen here says as much of the other class as of this one. */
+    for (int i = 0; i < 30; i++) {
+        struct route_observation o = took(100000);
+        observe(l, "j", 1, &o);
+    }
+    route_learn_predict(l, STR("j"), 1, ROUTE_HAS_AES, NULL, c, 2);
+    assert_true(c[1].run_us > 90000 && c[1].run_us < 112000);
+    double sure = c[1].learned.spread;
+    route_learn_predict(l, STR("j"), 1, 0, NULL, c, 2); /* the same rows, asked otherwise */
+    assert_true(c[1].learned.spread > 2 * sure && unsure > sure);
+    for (int i = 0; i < 60; i++) {
+        struct route_observation o = took(400000);
+        assert_int_equal(route_learn_observe(other, STR("j"), 1, &o, &row), 0);
+        send(other, l, row);
+    }
+    route_learn_predict(l, STR("j"), 1, ROUTE_HAS_AES, NULL, c, 2);
+    assert_true(c[1].run_us > 3 * c[0].run_us);
+    route_learn_free(l);
+    route_learn_free(other);
 }
 
 static void same_seed_same_draws(void **state)
@@ -570,10 +606,10 @@ static void same_seed_same_draws(void **state)
     observe(l, "j", 1, &o);
     rng_init(&one, 5);
     rng_init(&two, 5);
-    route_learn_predict(l, STR("j"), 1, &one, c, 2);
+    route_learn_predict(l, STR("j"), 1, 0, &one, c, 2);
     first[0] = c[0].run_us;
     first[1] = c[1].run_us;
-    route_learn_predict(l, STR("j"), 1, &two, c, 2);
+    route_learn_predict(l, STR("j"), 1, 0, &two, c, 2);
     assert_int_equal(c[0].run_us, first[0]);
     assert_int_equal(c[1].run_us, first[1]);
     /* A known trace, so that another compiler or C library shows itself. */
@@ -738,6 +774,7 @@ int main(void)
         cmocka_unit_test(own_row_comes_back_after_a_restart),
         cmocka_unit_test(health_is_learned_and_taken_off),
         cmocka_unit_test(prior_learns_from_the_jobs),
+        cmocka_unit_test(absent_code_is_worth_nothing),
         cmocka_unit_test(same_seed_same_draws),
         cmocka_unit_test(rows_have_a_cap),
         cmocka_unit_test(out_of_memory_loses_nothing),
