@@ -17,7 +17,8 @@ int base64_encode(struct buf *out, const void *data, size_t n);
  * length. One text per content: -EINVAL for anything else. -ENOMEM. */
 int base64_decode(struct str text, char **ret, size_t *ret_len);
 /* What others send: either alphabet (section 5's too), with or without padding, but strict beyond
- * that. Into dst[cap]; 0 and *ret_n, -EINVAL, -ENOBUFS (over cap). */
+ * that. Into dst[cap], which may be where the text is; 0 and *ret_n, -EINVAL, -ENOBUFS (over cap).
+ */
 int base64_read(struct str text, void *dst, size_t cap, size_t *ret_n);
 
 #endif

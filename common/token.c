@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "common/base64.h"
 #include "common/digest.h"
 #include "common/ids.h"
 #include "common/insist.h"
@@ -87,43 +88,6 @@ int token_hash(struct str text, uint8_t ret[TOKEN_HASH_BYTES])
     return r;
 }
 
-static int base64_value(char c)
-{
-    static const char set[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *at = c != '\0' ? strchr(set, c) : NULL;
-    return at != NULL ? (int)(at - set) : -1;
-}
-
-/* -EINVAL, -ENAMETOOLONG. */
-static int base64_decode(struct str s, char *dst, size_t cap, size_t *ret_len)
-{
-    uint32_t bits = 0;
-    unsigned have = 0;
-    size_t n = 0;
-    if (s.n % 4 != 0 || s.n == 0) {
-        return -EINVAL;
-    }
-    size_t pad = s.p[s.n - 1] != '=' ? 0 : s.p[s.n - 2] != '=' ? 1 : 2;
-    for (size_t i = 0; i < s.n - pad; i++) {
-        int v = base64_value(s.p[i]);
-        if (v < 0) {
-            return -EINVAL;
-        }
-        bits = (bits << 6) | (uint32_t)v;
-        have += 6;
-        if (have >= 8) {
-            have -= 8;
-            if (n == cap) {
-                return -ENAMETOOLONG;
-            }
-            dst[n++] = (char)(bits >> have);
-            bits &= (1U << have) - 1;
-        }
-    }
-    *ret_len = n;
-    return bits == 0 ? 0 : -EINVAL;
-}
-
 int token_from_header(struct str value, bool basic, char dst[TOKEN_TEXT_CAP])
 {
     char pair[512];
@@ -140,7 +104,7 @@ int token_from_header(struct str value, bool basic, char dst[TOKEN_TEXT_CAP])
     if (!basic || !str_ieqs(scheme, "Basic")) {
         return -EINVAL;
     }
-    int r = base64_decode(rest, pair, sizeof(pair), &n);
+    int r = rest.n % 4 != 0 ? -EINVAL : base64_read(rest, pair, sizeof(pair), &n);
     if (r == 0) {
         struct str s = { pair, n };
         ptrdiff_t colon = str_find(s, ':');

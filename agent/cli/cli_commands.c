@@ -34,8 +34,12 @@ static const struct cli_example serve_examples[] = {
       "a second node: b.conf gives it a name, a directory and ports of its own" },
 };
 
+static const struct cli_option status_options[] = {
+    { "watch", 'w', NULL, false, "again every two seconds, until Ctrl-C" },
+};
 static const struct cli_example status_examples[] = {
     { "agent status", "nodes, jobs and the last failures" },
+    { "agent status --watch", "the same, as it changes" },
     { "agent status -o json | jq .runs", "the same, for scripts" },
 };
 
@@ -306,11 +310,14 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .words = CLI_NO_WORDS,
                     EXAMPLES(serve_examples) },
     [CLI_STATUS] = { .name = "status",
-                     .usage = "[-o json]",
+                     .usage = "[--watch] [-o json]",
                      .summary = "show nodes, jobs and the last failures",
                      .text =
                          "One page on what goes on: the cluster, its nodes, its jobs with their "
-                         "counts, and the runs that failed last.",
+                         "counts, and the runs that failed last. CAN names what a processor can "
+                         "do that others may not: aes, sha, avx2, avx512, and rdt where cache and "
+                         "memory bandwidth of a run are seen; 'agent nodes NODE' has all of it.",
+                     OPTIONS(status_options),
                      .groups = TABLE,
                      EXAMPLES(status_examples) },
     [CLI_SUBMIT] = { .name = "submit",

@@ -1,5 +1,6 @@
 /* Views of the server's JSON: lists and the status page. */
 #include <errno.h>
+#include <string.h>
 
 #include "agent/cli/cli_internal.h"
 #include "common/ids.h"
@@ -241,11 +242,37 @@ void cli_view_jobs(struct cli_view *v, const struct json *list)
     finish(v, &t);
 }
 
+/* What tells processors apart when jobs are placed: the first name that the node has of each. */
+static void caps_cell(struct cli_table *t, const struct json *node)
+{
+    static const struct {
+        const char *nfd, *word;
+    } wanted[] = {
+        { "cpu-cpuid.AESNI", "aes" }, { "cpu-cpuid.AES", "aes" },        { "cpu-cpuid.SHA", "sha" },
+        { "cpu-cpuid.AVX2", "avx2" }, { "cpu-cpuid.AVX512F", "avx512" }, { "cpu-rdt.", "rdt" },
+    };
+    AUTO_BUF struct buf b = BUF_INIT(256);
+    const char *last = "";
+    for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+        size_t n = strlen(wanted[i].nfd);
+        bool family = wanted[i].nfd[n - 1] == '.';
+        JSON_EACH (cap, members_of(node, "capabilities")) {
+            struct str name = { NULL, 0 };
+            if (json_str(cap, &name) && strcmp(last, wanted[i].word) != 0 &&
+                (family ? str_starts(name, wanted[i].nfd) : str_eqs(name, wanted[i].nfd))) {
+                last = wanted[i].word;
+                (void)buf_addf(&b, "%s%s", b.len > 0 ? "," : "", last);
+            }
+        }
+    }
+    text_cell(t, buf_str(&b));
+}
+
 static void nodes_table(struct cli_view *v, const struct json *nodes)
 {
-    static const char *const heads[] = { "NODE",    "ADDRESS", "STATE",  "CLASS",  ">CPUS",
-                                         ">MEMORY", ">RUN",    ">QUEUE", ">SLOTS", ">LOAD",
-                                         "VERSION", ">UP",     NULL };
+    static const char *const heads[] = { "NODE",  "ADDRESS", "STATE", "CLASS",  "CAN",
+                                         ">CPUS", ">MEMORY", ">RUN",  ">QUEUE", ">SLOTS",
+                                         ">LOAD", "VERSION", ">UP",   NULL };
     struct cli_table t;
     cli_table_init(&t, heads);
     JSON_EACH (node, nodes) {
@@ -258,6 +285,7 @@ static void nodes_table(struct cli_view *v, const struct json *nodes)
         text_cell(&t, cli_json_str(node, "address"));
         cli_table_cell(&t, cli_state_colour(state), state);
         text_cell(&t, cli_json_str(node, "class"));
+        caps_cell(&t, node);
         number_cell(&t, node, "cpus");
         bytes_cell(&t, cli_json_num(node, "memory_bytes"));
         number_cell(&t, node, "running");

@@ -23,9 +23,27 @@ static int show(struct cli_ctx *ctx, const char *target,
     return cli_print(ctx, CLI_EXIT_OK);
 }
 
+/* The page again and again, in place on a terminal: until the user has seen enough (Ctrl-C). A node
+ * that does not answer for a while is asked again. */
+static int watch_status(struct cli_ctx *ctx)
+{
+    enum { EVERY_MS = 2000 };
+    bool in_place = cli_is_tty(STDOUT_FILENO) && ctx->view.format == CLI_FORMAT_TABLE;
+    for (bool first = true;; first = false) {
+        ctx->view.now_us = sys_wall_us();
+        (void)buf_adds(&ctx->out, in_place ? "\033[H\033[2J" : first ? "" : "\n");
+        int code = show(ctx, "/v1/status", cli_view_status);
+        if (code != CLI_EXIT_OK && first) {
+            return code;
+        }
+        sys_sleep_ms(EVERY_MS);
+    }
+}
+
 int cli_cmd_status(struct cli_ctx *ctx)
 {
-    return show(ctx, "/v1/status", cli_view_status);
+    return cli_args_has(&ctx->args, "watch") ? watch_status(ctx)
+                                             : show(ctx, "/v1/status", cli_view_status);
 }
 
 int cli_cmd_nodes(struct cli_ctx *ctx)

@@ -3,6 +3,7 @@
 #include <openssl/evp.h>
 
 #include "agent/gossip/gossip_internal_keys.h"
+#include "common/base64.h"
 #include "common/digest.h"
 #include "common/insist.h"
 #include "common/mem.h"
@@ -16,38 +17,6 @@ struct gossip_keys {
     struct key v[GOSSIP_KEYS_MAX];
     size_t len;
 };
-
-static int base64_digit(char c)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *at = c != '\0' ? strchr(digits, c) : NULL;
-    return at != NULL ? (int)(at - digits) : -1;
-}
-
-/* Bytes of a key, or 0 when it is none. */
-static size_t decode(struct str s, uint8_t dst[32])
-{
-    uint32_t bits = 0;
-    unsigned have = 0;
-    size_t n = 0;
-
-    while (s.n > 0 && s.p[s.n - 1] == '=') {
-        s.n--;
-    }
-    for (size_t i = 0; i < s.n; i++) {
-        int d = base64_digit(s.p[i]);
-        if (d < 0 || n == 32) {
-            return 0;
-        }
-        bits = bits << 6 | (uint32_t)d;
-        have += 6;
-        if (have >= 8) {
-            have -= 8;
-            dst[n++] = (uint8_t)(bits >> have);
-        }
-    }
-    return n == 16 || n == 24 || n == 32 ? n : 0;
-}
 
 static int key_init(struct key *k, const uint8_t *bytes, size_t n)
 {
@@ -82,10 +51,10 @@ size_t gossip_keys_len(const struct gossip_keys *k)
 static int key_add(struct gossip_keys *k, struct str line, unsigned number, struct err *e)
 {
     uint8_t bytes[32];
-    size_t n = decode(line, bytes);
+    size_t n = 0;
     int rc = 0;
 
-    if (n == 0) {
+    if (base64_read(line, bytes, sizeof(bytes), &n) != 0 || (n != 16 && n != 24 && n != 32)) {
         rc = err_say(e, -EINVAL, "line %u is not a key: base64 of 16, 24 or 32 bytes", number);
     } else if (k->len == GOSSIP_KEYS_MAX) {
         rc = err_say(e, -EINVAL, "more than %d keys", GOSSIP_KEYS_MAX);

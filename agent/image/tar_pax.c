@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/base64.h"
 #include "common/insist.h"
 
 static int bad(struct err *e, const char *what)
@@ -104,29 +105,11 @@ static int decode_url(char *p, size_t n, struct str *ret)
     return str_find(*ret, '\0') < 0 ? 0 : -EINVAL;
 }
 
+/* In place: the bytes are fewer than their text. */
 static int decode_base64(char *p, size_t n, struct str *ret)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    size_t out = 0;
-    uint32_t bits = 0;
-    unsigned have = 0;
-    while (n > 0 && p[n - 1] == '=') {
-        n--;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const char *at = p[i] == '\0' ? NULL : strchr(digits, p[i]);
-        if (at == NULL) {
-            return -EINVAL;
-        }
-        bits = (bits << 6) | (uint32_t)(at - digits);
-        have += 6;
-        if (have >= 8) {
-            have -= 8;
-            p[out++] = (char)((bits >> have) & 0xff);
-        }
-    }
-    *ret = (struct str){ p, out };
-    return 0;
+    ret->p = p;
+    return base64_read((struct str){ p, n }, p, n, &ret->n);
 }
 
 static int add_xattr(struct image_pax *pax, struct str name, struct str value, bool replace,
