@@ -146,8 +146,9 @@ bool node_pull_newer(const struct node *n, const struct image_ref *ref, const st
         *ret = ref->digest;
         return here == NULL && node_cluster_has(n, &ref->digest);
     }
-    if (!node_cluster_tag(n, ref->repository, ref->tag, &newest)) {
-        return false;
+    if (!node_cluster_tag(n, ref->repository, ref->tag, &newest) ||
+        (here == NULL && !node_cluster_has(n, &newest))) {
+        return false; /* of what was deleted here just now, this node's own row may still speak */
     }
     if (here != NULL &&
         (digest_eq(&newest, here) || !own_tag(n, ref, &told) || !digest_eq(&told, here))) {
