@@ -5,6 +5,9 @@
  *   POST /v1/peer/started|end                  executor to owner
  *   GET  /v1/peer/payload/{run}                executor fetches a run's payload
  *   PUT  /v1/peer/output/{run}?attempt=&file=  executor hands a file over, before the end
+ *   POST /v1/peer/replicate                    owner to holders: records, as bytes
+ *   PUT  /v1/peer/copy/{run}?attempt=&file=    owner to holders: a large file, before its record
+ *   POST /v1/peer/copies|where|claim           what became of these? who has it? whose key is it?
  *
  * Not for clients: in no description, and answered only to who is known to be a node.
  */
@@ -21,8 +24,10 @@ static const struct {
     const char *name;
     enum node_ask ask;
 } asks[] = {
-    { "offer", NODE_ASK_OFFER },     { "cancel", NODE_ASK_CANCEL }, { "check", NODE_ASK_CHECK },
-    { "started", NODE_ASK_STARTED }, { "end", NODE_ASK_END },       { "probe", NODE_ASK_PROBE },
+    { "offer", NODE_ASK_OFFER },         { "cancel", NODE_ASK_CANCEL }, { "check", NODE_ASK_CHECK },
+    { "started", NODE_ASK_STARTED },     { "end", NODE_ASK_END },       { "probe", NODE_ASK_PROBE },
+    { "replicate", NODE_ASK_REPLICATE }, { "copies", NODE_ASK_COPIES }, { "where", NODE_ASK_WHERE },
+    { "claim", NODE_ASK_CLAIM },
 };
 
 bool api_is_peer(const struct api_call *c)
@@ -99,6 +104,7 @@ struct put {
     struct api_spool *spool;
     struct ulid id;
     uint32_t attempt;
+    bool copy; /* ahead of a record */
     char from[NODE_NAME_CAP];
     char file[32];
 };
@@ -124,8 +130,9 @@ static void put_done(void *arg, int rc)
     if (rc == 0) {
         const char *name = api_spool_take(p->spool, hash);
         rc = name[0] == '\0' ? 0
-                             : node_peer_put(c->api->node, str_of(p->from), p->id, p->attempt,
-                                             str_of(p->file), name);
+             : p->copy ? node_peer_copy_put(c->api->node, p->id, p->attempt, str_of(p->file), name)
+                       : node_peer_put(c->api->node, str_of(p->from), p->id, p->attempt,
+                                       str_of(p->file), name);
     }
     if (rc == -ESTALE) {
         api_fail(c, 409, "conflict", "this attempt is not yours any more");
@@ -155,7 +162,7 @@ static void put_end(void *arg, struct http_req *req, int status)
     }
 }
 
-static void output_take(struct api_call *c, struct str from)
+static void file_take(struct api_call *c, struct str from, bool copy)
 {
     static const struct api_spool_events events = { .on_room = put_room, .on_done = put_done };
     struct node_error error;
@@ -180,8 +187,12 @@ static void output_take(struct api_call *c, struct str from)
         return;
     }
     p->attempt = (uint32_t)attempt;
-    if (node_peer_may_put(c->api->node, from, p->id, p->attempt, str_of(p->file), c->head->length,
-                          &error) != NODE_OK) {
+    p->copy = copy;
+    enum node_code may =
+        copy ? node_peer_may_copy(c->api->node, str_of(p->file), c->head->length, &error)
+             : node_peer_may_put(c->api->node, from, p->id, p->attempt, str_of(p->file),
+                                 c->head->length, &error);
+    if (may != NODE_OK) {
         api_fail_node(c, &error);
         return;
     }
@@ -221,7 +232,9 @@ void api_peer(struct api_call *c)
     } else if (str_eqs(c->head->method, "GET") && rest_is(c, "payload")) {
         payload_send(c, from);
     } else if (str_eqs(c->head->method, "PUT") && rest_is(c, "output")) {
-        output_take(c, from);
+        file_take(c, from, false);
+    } else if (str_eqs(c->head->method, "PUT") && rest_is(c, "copy")) {
+        file_take(c, from, true);
     } else {
         api_fail(c, 404, "not_found", "no such question");
     }

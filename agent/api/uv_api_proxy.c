@@ -174,7 +174,7 @@ static void send_up(struct proxy *p, const struct http_target *to)
         }
     }
     http_call_header(p->up, "X-Request-Id", c->request_id);
-    http_call_header(p->up, "Agent-Hop", "1");
+    http_call_header(p->up, "Agent-Hop", api_is_hop(c) ? "2" : "1");
     node_identify(c->api->node, p->up);
     if (body) {
         http_call_body_stream(p->up, c->head->has_length ? c->head->length : UINT64_MAX);
@@ -208,15 +208,34 @@ void api_proxy(struct api_call *c, const char *node)
     send_up(p, &to);
 }
 
+static void located(void *arg, const struct node_error *error, struct str name)
+{
+    struct api_call *c = arg;
+    char node[NODE_NAME_CAP];
+    if (error == NULL && name.n != 0 && str_copy(node, sizeof(node), name) == 0) {
+        api_proxy(c, node);
+    } else {
+        api_auth_go(c);
+    }
+}
+
+/* The entry node answers while it is there. It, and everybody once it is gone, looks for whoever
+ * has taken the run over: so it may be two hops, never a third. */
 bool api_proxy_run(struct api_call *c)
 {
+    struct node *n = c->api->node;
     char owner[NODE_NAME_CAP];
+    struct str hop = http1_header(c->head, "Agent-Hop");
     struct ulid id;
-    if (c->route->reach != API_REACH_RUN || api_is_hop(c) ||
-        ulid_parse(str_of(c->param), &id) != 0 || !node_run_owner(c->api->node, id, owner)) {
+    if (c->route->reach != API_REACH_RUN || (hop.p != NULL && !str_eqs(hop, "1")) ||
+        ulid_parse(str_of(c->param), &id) != 0 || node_run_is_mine(n, id)) {
         return false;
     }
-    api_proxy(c, owner);
+    if (hop.p == NULL && node_run_owner(n, id, owner)) {
+        api_proxy(c, owner);
+    } else {
+        node_run_locate(n, id, hop.p == NULL, located, c);
+    }
     return true;
 }
 

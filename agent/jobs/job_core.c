@@ -29,7 +29,7 @@ static bool is_active(const struct job_entry *e)
 }
 
 /* Out of PLACING … RUNNING, with the counts that go with it. */
-static void leave_active(struct job_core *c, struct job_entry *e)
+void job_core_leave_active(struct job_core *c, struct job_entry *e)
 {
     if (!is_active(e)) {
         return;
@@ -69,7 +69,7 @@ static void ask(struct job_entry *e, uint64_t token, uint64_t seq)
     e->answer_seq = seq;
 }
 
-static void answer_askers(struct job_core *c, struct job_entry *e, int status, const struct run *r)
+void job_core_answer(struct job_core *c, struct job_entry *e, int status, const struct run *r)
 {
     for (size_t i = 0; i < e->askers; i++) {
         answer(c, e->tokens[i], status, r);
@@ -78,8 +78,8 @@ static void answer_askers(struct job_core *c, struct job_entry *e, int status, c
     e->answer_seq = 0;
 }
 
-static uint64_t store(struct job_core *c, const struct job_entry *e, const struct run *r,
-                      bool durable)
+uint64_t job_core_store(struct job_core *c, const struct job_entry *e, const struct run *r,
+                        bool durable)
 {
     struct job_effect *fx = job_core_fx(c, JOB_FX_STORE, e, r);
 
@@ -98,7 +98,7 @@ static void changed(struct job_core *c, const struct job_entry *e, const struct 
 static void finish(struct job_core *c, struct job_entry *e, struct run *r)
 {
     job_core_pack(e, r);
-    e->end_seq = store(c, e, r, true);
+    e->end_seq = job_core_store(c, e, r, true);
     e->phase = JOB_PH_ENDING;
 }
 
@@ -226,14 +226,14 @@ static enum run_reason reason_of(const struct job_core *c, const struct job_entr
 }
 
 /* The attempt is over. r is the entry's record in this step's memory. */
-static void attempt_over(struct job_core *c, struct job_entry *e, struct run *r,
-                         const struct job_result *res)
+void job_core_attempt_over(struct job_core *c, struct job_entry *e, struct run *r,
+                           const struct job_result *res)
 {
     enum run_reason why = reason_of(c, e, r, res);
     enum run_state end = run_state_of(why, res->exit_code);
     int64_t ended_us = res->ended_us != 0 ? res->ended_us : c->now_us;
 
-    leave_active(c, e);
+    job_core_leave_active(c, e);
     advance(r, end, res->started_us != 0 ? res->started_us : c->now_us);
     if (res->started_us != 0) {
         r->started_us = res->started_us;
@@ -261,16 +261,16 @@ static void back_to_queue(struct job_core *c, struct job_entry *e, struct run *r
 {
     if (r->cancel_asked) {
         const struct job_result res = { .reason = RUN_REASON_CANCELLED, .exit_code = -1 };
-        attempt_over(c, e, r, &res);
+        job_core_attempt_over(c, e, r, &res);
         return;
     }
-    leave_active(c, e);
+    job_core_leave_active(c, e);
     if (r->state != RUN_QUEUED) {
         int64_t queued_us = r->queued_us;
         run_move(r, RUN_QUEUED, c->now_us);
         r->queued_us = queued_us; /* it is still the same wait */
         job_core_pack(e, r);
-        (void)store(c, e, r, false);
+        (void)job_core_store(c, e, r, false);
         changed(c, e, r);
     }
     job_core_wait(c, e, r);
@@ -305,7 +305,7 @@ static void enter(struct job_core *c, const struct job_event *ev, const struct r
     e->queue_deadline_ms =
         r->policy.queue_timeout_ms != 0 ? c->now_ms + r->policy.queue_timeout_ms : UINT64_MAX;
     c->n_storing++;
-    e->end_seq = store(c, e, r, true);
+    e->end_seq = job_core_store(c, e, r, true);
     ask(e, ev->token, e->end_seq);
     c->fx->v[c->fx->n - 1].accept = former == NULL;
     c->fx->v[c->fx->n - 1].former = former;
@@ -345,6 +345,7 @@ static void on_retry(struct job_core *c, const struct job_event *ev)
     *former = *ev->run;
     *r = *ev->run;
     run_move(r, RUN_QUEUED, c->now_us);
+    r->epoch++; /* in one epoch an end stays an end, wherever copies are */
     r->attempt++;
     r->retries = 0; /* what somebody asks for is not counted against the policy */
     r->cancel_asked = 0;
@@ -386,7 +387,7 @@ static void settle(struct job_core *c, struct job_entry *e)
             .started_us = r->started_us,
             .detail = "the node went down while it ran",
         };
-        attempt_over(c, e, r, &lost);
+        job_core_attempt_over(c, e, r, &lost);
     } else {
         back_to_queue(c, e, r);
     }
@@ -399,7 +400,7 @@ static void stored_entry(struct job_core *c, struct job_entry *e, int status)
     struct run *r = job_core_unpack(c, e);
 
     c->n_storing--;
-    answer_askers(c, e, status, r);
+    job_core_answer(c, e, status, r);
     if (status != 0) {
         (void)job_core_fx(c, JOB_FX_DROP, e, NULL);
         job_core_forget(c, e);
@@ -417,7 +418,7 @@ static void stored_end(struct job_core *c, struct job_entry *e, int status)
         return;
     }
     struct run *r = job_core_unpack(c, e);
-    answer_askers(c, e, 0, r);
+    job_core_answer(c, e, 0, r);
     changed(c, e, r);
     (void)job_core_fx(c, JOB_FX_ENDED, e, r);
     (void)job_core_fx(c, JOB_FX_DROP, e, NULL);
@@ -437,7 +438,7 @@ static void on_stored(struct job_core *c, const struct job_event *ev)
             return;
         }
         e->cancel_stored = ev->status == 0;
-        answer_askers(c, e, ev->status, job_core_unpack(c, e));
+        job_core_answer(c, e, ev->status, job_core_unpack(c, e));
         return;
     }
     if (ev->seq != e->end_seq) {
@@ -447,7 +448,7 @@ static void on_stored(struct job_core *c, const struct job_event *ev)
         stored_entry(c, e, ev->status);
     } else if (is_phase(e, JOB_PH_ENDING)) {
         if (ev->status != 0) {
-            answer_askers(c, e, ev->status, NULL);
+            job_core_answer(c, e, ev->status, NULL);
         }
         stored_end(c, e, ev->status);
     }
@@ -504,7 +505,7 @@ static void on_placed(struct job_core *c, const struct job_event *ev)
     e->elsewhere = ev->elsewhere;
     c->n_elsewhere += ev->elsewhere ? 1 : 0;
     list_push_back(&c->active, &e->link);
-    (void)store(c, e, r, false);
+    (void)job_core_store(c, e, r, false);
     changed(c, e, r);
     if (!ev->elsewhere) {
         (void)job_core_fx(c, JOB_FX_PREPARE, e, r);
@@ -512,7 +513,7 @@ static void on_placed(struct job_core *c, const struct job_event *ev)
 }
 
 /* Before RECOVERED: another node has it, as far as the store knows. */
-static void on_held(struct job_core *c, const struct job_event *ev)
+void job_core_held(struct job_core *c, const struct job_event *ev)
 {
     struct job_entry *e = expect(c, ev, BIT(JOB_PH_LIMBO));
 
@@ -559,7 +560,7 @@ static void on_failed(struct job_core *c, const struct job_event *ev, enum job_p
     struct job_entry *e = expect(c, ev, BIT(phase));
 
     if (e != NULL) {
-        attempt_over(c, e, job_core_unpack(c, e), ev->result);
+        job_core_attempt_over(c, e, job_core_unpack(c, e), ev->result);
     }
 }
 
@@ -598,7 +599,7 @@ static void run_started(struct job_core *c, struct job_entry *e, const struct jo
         run_move(r, RUN_RUNNING, ev->started_us != 0 ? ev->started_us : c->now_us);
         r->start = (uint8_t)ev->start;
         job_core_pack(e, r);
-        (void)store(c, e, r, false);
+        (void)job_core_store(c, e, r, false);
         changed(c, e, r);
     }
     e->phase = JOB_PH_RUNNING;
@@ -651,12 +652,12 @@ static void on_ended(struct job_core *c, const struct job_event *ev)
         struct run *r = job_core_unpack(c, e);
         r->attempt = ev->attempt;
         list_remove(&e->link);
-        attempt_over(c, e, r, ev->result);
+        job_core_attempt_over(c, e, r, ev->result);
         return;
     }
     e = expect(c, ev, BIT(JOB_PH_PREPARING) | BIT(JOB_PH_LAUNCHING) | BIT(JOB_PH_RUNNING));
     if (e != NULL) {
-        attempt_over(c, e, job_core_unpack(c, e), ev->result);
+        job_core_attempt_over(c, e, job_core_unpack(c, e), ev->result);
     }
 }
 
@@ -692,7 +693,7 @@ static void on_cancel(struct job_core *c, const struct job_event *ev)
         ask(e, ev->token, e->answer_seq); /* somebody else's is on its way to the disk */
         return;
     }
-    ask(e, ev->token, store(c, e, r, true));
+    ask(e, ev->token, job_core_store(c, e, r, true));
     if (!is_phase(e, JOB_PH_LIMBO)) {
         stop(c, e, r);
     }
@@ -733,7 +734,7 @@ static void on_event(struct job_core *c, const struct job_event *ev)
         on_placed(c, ev);
         break;
     case JOB_EV_HELD:
-        on_held(c, ev);
+        job_core_held(c, ev);
         break;
     case JOB_EV_NO_ROOM:
         on_no_room(c, ev);
@@ -779,6 +780,11 @@ static void on_event(struct job_core *c, const struct job_event *ev)
     case JOB_EV_JOB:
         on_job(c, ev);
         break;
+    case JOB_EV_TAKE:
+    case JOB_EV_FENCED:
+    case JOB_EV_HOLDERS:
+        job_core_owner(c, ev);
+        break;
     case JOB_EV_TICK:
         break;
     }
@@ -791,7 +797,7 @@ static void on_timer(struct job_core *c, struct job_entry *e)
     job_pq_remove(&c->timers, &e->timer);
     if (is_phase(e, JOB_PH_END_AGAIN)) {
         struct run *r = job_core_unpack(c, e);
-        e->end_seq = store(c, e, r, true);
+        e->end_seq = job_core_store(c, e, r, true);
         e->phase = JOB_PH_ENDING;
     } else if (is_phase(e, JOB_PH_RUNNING)) {
         e->stop_sent = true;

@@ -4,6 +4,7 @@
  *   job_core.c        events, and what follows from them
  *   job_core_queue.c  whose turn it is; delays and deadlines
  *   job_core_entry.c  memory: entries, packed records, queues
+ *   job_core_owner.c  runs that change their owner
  *   job_pq.c          priority queue without allocation
  */
 #ifndef AGENT_JOBS_JOB_CORE_INTERNAL_H
@@ -143,6 +144,21 @@ struct job_effect *job_core_fx(struct job_core *c, enum job_effect_type type,
                                const struct job_entry *e, const struct run *r);
 /* Room for one more event's effects? */
 bool job_core_has_room(const struct job_core *c);
+
+/* --- events (job_core.c), for job_core_owner.c --- */
+
+void job_core_leave_active(struct job_core *c, struct job_entry *e);
+void job_core_answer(struct job_core *c, struct job_entry *e, int status, const struct run *r);
+void job_core_attempt_over(struct job_core *c, struct job_entry *e, struct run *r,
+                           const struct job_result *res);
+void job_core_held(struct job_core *c, const struct job_event *ev);
+uint64_t job_core_store(struct job_core *c, const struct job_entry *e, const struct run *r,
+                        bool durable);
+
+/* --- runs that change their owner (job_core_owner.c) --- */
+
+/* TAKE, FENCED, HOLDERS. */
+void job_core_owner(struct job_core *c, const struct job_event *ev);
 
 /* --- turns and times (job_core_queue.c) --- */
 

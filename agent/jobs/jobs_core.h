@@ -94,6 +94,11 @@ enum job_event_type {
     JOB_EV_RESUME,    /* the end of a drain */
     JOB_EV_CAPACITY,  /* something became free: try again */
     JOB_EV_JOB,       /* job, concurrency: the newest revision's limit */
+    JOB_EV_TAKE,      /* run: of a dead owner, ours from here on, durably (agent/jobs/replica.h).
+                         elsewhere: node may have it, as HELD; else its attempt is lost */
+    JOB_EV_FENCED,    /* id: somebody else speaks for it: whatever is here of it is stopped and
+                         forgotten (STOP, ANSWER -ESTALE, DROP) */
+    JOB_EV_HOLDERS,   /* id, run: only its holders count */
     JOB_EV_TICK,      /* only time has passed */
 };
 
@@ -132,7 +137,7 @@ struct job_event {
     uint32_t concurrency;
     const char *job;
     const char *node;
-    const struct run *run;           /* SUBMIT, RETRY, RECOVER */
+    const struct run *run;           /* SUBMIT, RETRY, RECOVER, TAKE, HOLDERS */
     const struct job_result *result; /* REFUSED, PREPARE_FAILED, ENDED */
 };
 

@@ -70,6 +70,11 @@ bool run_may_move(enum run_state from, enum run_state to)
     return (run_states[from].next & BIT(to)) != 0;
 }
 
+uint32_t run_owner(const struct run *r)
+{
+    return r->owner != 0 ? r->owner : ulid_node(r->id);
+}
+
 /* What belongs to one attempt only. */
 static void run_forget_attempt(struct run *r)
 {

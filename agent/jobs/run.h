@@ -41,6 +41,7 @@ enum {
     RUN_COMMAND_CAP = 512, /* a JSON array; longer ones end with "…" at a whole argument */
     RUN_LABELS_CAP = 512,  /* a JSON object; a job document may not have longer ones */
     RUN_ATTEMPT_MAX = 9999,
+    RUN_HOLDERS_MAX = 6, /* other nodes that have copies */
 };
 
 /* Stored and sent by name; the numbers are only for memory and for sets: BIT(RUN_QUEUED). */
@@ -151,11 +152,12 @@ struct run {
     uint8_t output_truncated;
     uint8_t log_truncated;
     uint8_t cancel_asked; /* somebody asked for the end; it comes */
-    int16_t exit_code;    /* -1: none */
-    int16_t signal;       /* 0: none */
-    int64_t created_us;   /* accepted */
-    int64_t queued_us;    /* this attempt went into the queue */
-    int64_t placed_us;    /* an executor took this attempt */
+    uint8_t holders_len;
+    int16_t exit_code;  /* -1: none */
+    int16_t signal;     /* 0: none */
+    int64_t created_us; /* accepted */
+    int64_t queued_us;  /* this attempt went into the queue */
+    int64_t placed_us;  /* an executor took this attempt */
     int64_t preparing_us;
     int64_t started_us;
     int64_t ended_us;
@@ -164,6 +166,11 @@ struct run {
     uint64_t payload_bytes;
     uint64_t output_bytes;
     uint64_t log_bytes;
+    /* Who has the run's record and payload beside its owner, the first heir first; 32 bits of each
+     * node's id, as in the run's id. */
+    uint32_t holders[RUN_HOLDERS_MAX];
+    uint32_t owner;  /* who speaks for it; 0: the entry node, as its id says */
+    uint32_t merged; /* records of other owners that did not stand; read by the store, not kept */
     struct digest image_digest;
     uint8_t request_hash[32]; /* SHA-256 of the request that made it; not shown */
     struct run_limits limits;
@@ -207,6 +214,9 @@ int run_states_parse(struct str list, uint32_t *ret, struct err *e);
 bool run_queue_us(const struct run *r, uint64_t *ret); /* queued to placed */
 bool run_start_us(const struct run *r, uint64_t *ret); /* placed to started */
 bool run_time_us(const struct run *r, uint64_t *ret);  /* started to ended */
+
+/* Who speaks for the run: 32 bits of a node's id. */
+uint32_t run_owner(const struct run *r);
 
 /* The Run object of the API, without request_hash. */
 void run_to_json(struct json_w *w, const struct run *r);

@@ -106,6 +106,7 @@ static void w_outcome(struct json_w *w, const struct run *r)
     w_text(w, "entry_node", r->entry_node);
     json_kv_u64(w, "attempt", r->attempt);
     json_kv_u64(w, "epoch", r->epoch);
+    json_kv_u64(w, "merged", r->merged);
     json_w_key(w, "exit_code");
     if (r->exit_code >= 0) {
         json_w_int(w, r->exit_code);
@@ -185,6 +186,13 @@ void run_to_record(struct json_w *w, const struct run *r)
     w_members(w, r);
     str_hex(hash, r->request_hash, sizeof r->request_hash);
     json_kv_cstr(w, "request_hash", hash);
+    json_kv_u64(w, "owner", r->owner);
+    json_w_key(w, "holders");
+    json_w_arr(w);
+    for (size_t i = 0; i < r->holders_len; i++) {
+        json_w_int(w, r->holders[i]);
+    }
+    json_w_end(w);
     json_kv_u64(w, "retries_used", r->retries);
     json_w_key(w, "policy");
     json_w_obj(w);
@@ -458,6 +466,28 @@ static void r_identity(struct reader *rd, struct run *r)
     r_json(rd, "labels", JSON_OBJECT, r->labels, sizeof r->labels);
 }
 
+static void r_holders(struct reader *rd, struct run *r)
+{
+    const struct json *v = r_get(rd, "holders");
+
+    r->owner = r_u32(rd, "owner");
+    if (v == NULL) {
+        return;
+    }
+    if (v->type != JSON_ARRAY || v->count > RUN_HOLDERS_MAX) {
+        r_bad(rd, "holders");
+        return;
+    }
+    JSON_EACH (item, v) {
+        int64_t id;
+        if (!json_int(item, &id) || id < 0 || id > UINT32_MAX) {
+            r_bad(rd, "holders");
+            return;
+        }
+        r->holders[r->holders_len++] = (uint32_t)id;
+    }
+}
+
 static void r_times(struct reader *rd, struct run *r)
 {
     r->created_us = r_time(rd, "created_at");
@@ -473,6 +503,7 @@ static void r_times(struct reader *rd, struct run *r)
 static void r_numbers(struct reader *rd, struct run *r)
 {
     r->revision = r_u32(rd, "revision");
+    r->merged = r_u32(rd, "merged");
     r->epoch = r_u32(rd, "epoch");
     r->attempt = (uint32_t)r_u64(rd, "attempt", RUN_ATTEMPT_MAX);
     r->retries = r_u32(rd, "retries_used");
@@ -511,6 +542,7 @@ int run_from_json(const struct json *v, struct run *ret, struct err *e)
     memset(&r, 0, sizeof r);
     r_identity(&rd, &r);
     r_numbers(&rd, &r);
+    r_holders(&rd, &r);
     r_times(&rd, &r);
     r_limits(&rd, &r.limits);
     r_usage(&rd, &r.usage);

@@ -44,6 +44,19 @@ static const char *const migrations[JOB_STORE_VERSION] = {
     "CREATE TABLE run_attempt("
     " id BLOB NOT NULL, attempt INTEGER NOT NULL, record TEXT NOT NULL,"
     " PRIMARY KEY(id, attempt));",
+    /* 3: copies of other nodes' runs, records that did not stand, claims. */
+    "CREATE TABLE copy("
+    " id BLOB NOT NULL PRIMARY KEY, owner INTEGER NOT NULL, ended INTEGER NOT NULL,"
+    " bytes INTEGER NOT NULL, record TEXT NOT NULL, spec TEXT NOT NULL, payload BLOB);"
+    "CREATE INDEX copy_live ON copy(owner, id) WHERE ended = 0;"
+    "CREATE INDEX copy_ended ON copy(ended) WHERE ended > 0;"
+    "CREATE TABLE run_merged("
+    " id BLOB NOT NULL, epoch INTEGER NOT NULL, owner INTEGER NOT NULL, record TEXT NOT NULL,"
+    " PRIMARY KEY(id, epoch, owner));"
+    "CREATE TABLE claim("
+    " key TEXT NOT NULL PRIMARY KEY, hash BLOB NOT NULL, run BLOB NOT NULL,"
+    " created INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE INDEX claim_age ON claim(created);",
 };
 
 static const char *const statements[JOB_ST_COUNT_] = {
@@ -103,6 +116,24 @@ static const char *const statements[JOB_ST_COUNT_] = {
     [JOB_ST_STATS_JOB] = "SELECT state, sum(n) FROM run_count WHERE job = ? GROUP BY state",
     [JOB_ST_JOBS_COUNT] = "SELECT count(*) FROM job WHERE deleted = 0",
     [JOB_ST_COUNT_EMPTY] = "DELETE FROM run_count WHERE n = 0",
+    [JOB_ST_COPY_ADD] = "INSERT INTO copy(id, owner, ended, bytes, record, spec, payload)"
+                        " VALUES(?,?,?,?,?,?,?)",
+    [JOB_ST_COPY_PUT] = "UPDATE copy SET owner = ?, ended = ?, bytes = ?, record = ? WHERE id = ?",
+    [JOB_ST_COPY_GET] = "SELECT record, spec, payload FROM copy WHERE id = ?",
+    [JOB_ST_COPY_DELETE] = "DELETE FROM copy WHERE id = ?",
+    [JOB_ST_COPY_OLD] = "SELECT id, ended, bytes FROM copy WHERE ended > 0 ORDER BY ended LIMIT ?",
+    [JOB_ST_COPIES] =
+        "SELECT record FROM copy WHERE ended = 0 AND owner = ? AND id > ? ORDER BY id LIMIT ?",
+    [JOB_ST_COPIES_ALL] = "SELECT record FROM copy WHERE ended = 0 AND id > ? ORDER BY id LIMIT ?",
+    [JOB_ST_MERGED_PUT] =
+        "INSERT OR IGNORE INTO run_merged(id, epoch, owner, record) VALUES(?,?,?,?)",
+    [JOB_ST_MERGED_COUNT] = "SELECT count(*) FROM run_merged WHERE id = ?",
+    [JOB_ST_MERGED_DELETE] = "DELETE FROM run_merged WHERE id = ?",
+    [JOB_ST_CLAIM_GET] = "SELECT hash, run, created FROM claim WHERE key = ? AND created > ?",
+    [JOB_ST_CLAIM_PUT] = "INSERT OR REPLACE INTO claim(key, hash, run, created) VALUES(?,?,?,?)",
+    [JOB_ST_CLAIM_DROP] = "DELETE FROM claim WHERE key = ? AND run = ?",
+    [JOB_ST_CLAIM_OLD] = "DELETE FROM claim WHERE key IN (SELECT key FROM claim"
+                         " WHERE created <= ? LIMIT 1000)",
 };
 
 int job_db_error(struct job_db *db, int rc)

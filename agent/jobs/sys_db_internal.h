@@ -5,6 +5,7 @@
  *   sys_db.c       opening, hardening, schema, transactions, statements
  *   sys_db_run.c   runs and idempotency keys
  *   sys_db_job.c   job documents, statistics, retention
+ *   sys_db_replica.c  copies of other nodes' runs, claims of keys
  *
  * Everything returns 0 or -Exxx: -ENOSPC, -ENOMEM, -EBADMSG (damaged), -EROFS, -EBUSY, -EIO.
  */
@@ -54,6 +55,20 @@ enum job_db_statement {
     JOB_ST_STATS_JOB,
     JOB_ST_JOBS_COUNT,
     JOB_ST_COUNT_EMPTY,
+    JOB_ST_COPY_ADD,
+    JOB_ST_COPY_PUT,
+    JOB_ST_COPY_GET,
+    JOB_ST_COPY_DELETE,
+    JOB_ST_COPY_OLD,
+    JOB_ST_COPIES,
+    JOB_ST_COPIES_ALL,
+    JOB_ST_MERGED_PUT,
+    JOB_ST_MERGED_COUNT,
+    JOB_ST_MERGED_DELETE,
+    JOB_ST_CLAIM_GET,
+    JOB_ST_CLAIM_PUT,
+    JOB_ST_CLAIM_DROP,
+    JOB_ST_CLAIM_OLD,
     JOB_ST_COUNT_
 };
 
@@ -116,7 +131,24 @@ int job_db_delete_run(struct job_db *db, const struct ulid *id);
 /* Parses a record. -EBADMSG. */
 int job_db_read_run(struct job_db *db, struct str text, struct run *ret);
 
+/* --- sys_db_replica.c --- */
+
+/* Fills in what came of it. */
+int job_db_replicate(struct job_db *db, struct job_replica *v);
+int job_db_copy(struct job_db *db, const struct ulid *id, struct run *ret, struct job **ret_spec,
+                struct buf *ret_payload);
+int job_db_copies(struct job_db *db, uint32_t owner, const struct ulid *after, size_t limit,
+                  struct run *runs, size_t *ret_n, bool *ret_more);
+int job_db_adopt(struct job_db *db, const struct run *run);
+/* How many records of this run did not stand. */
+int job_db_merged(struct job_db *db, const struct ulid *id, uint32_t *ret);
+int job_db_claim(struct job_db *db, struct str key, struct job_claim *c);
+int job_db_retain_copies(struct job_db *db, int64_t now_us, int64_t cutoff_us, uint64_t bytes,
+                         struct job_store_gone *gone, size_t limit, size_t *ret_n);
+
 /* --- sys_db_job.c --- */
+
+int job_db_total(struct job_db *db, const char *name, int64_t *ret);
 
 int job_db_put_job(struct job_db *db, const char *name, struct str document, uint32_t if_match,
                    int64_t now_us, bool *ret_created, bool *ret_changed, struct job **ret);

@@ -211,7 +211,7 @@ int job_db_delete_job(struct job_db *db, struct str name, uint32_t if_match)
 
 /* --- retention --- */
 
-static int total_get(struct job_db *db, const char *name, int64_t *ret)
+int job_db_total(struct job_db *db, const char *name, int64_t *ret)
 {
     struct job_db_use u;
 
@@ -282,16 +282,18 @@ int job_db_retain(struct job_db *db, int64_t now_us, uint64_t age_ms, uint64_t b
     if (age_ms != 0 && age_ms < (uint64_t)now_us / 1000) {
         cutoff = now_us - (int64_t)(age_ms * 1000);
     }
-    int r = total_get(db, "kept_bytes", &kept);
+    int r = job_db_total(db, "kept_bytes", &kept);
     int64_t over = bytes != 0 && bytes < (uint64_t)kept ? kept - (int64_t)bytes : 0;
     r = r != 0 ? r : find_old(db, cutoff, over, gone, limit, &n);
     for (size_t i = 0; r == 0 && i < n; i++) {
         r = job_db_delete_run(db, &gone[i].id);
     }
+    size_t copies = 0;
+    r = r != 0 ? r : job_db_retain_copies(db, now_us, cutoff, bytes, gone + n, limit - n, &copies);
     r = r != 0 ? r : delete_old_rest(db, now_us);
     if (r == 0) {
-        *ret_n = n;
-        *ret_more = n == limit;
+        *ret_n = n + copies;
+        *ret_more = n + copies == limit;
     }
     return r;
 }
@@ -347,7 +349,7 @@ int job_db_stats(struct job_db *db, size_t jobs_max, struct job_store_stats *sta
     for (size_t i = 0; i < RUN_STATE_COUNT; i++) {
         stats->runs += stats->by_state[i];
     }
-    r = r != 0 ? r : total_get(db, "kept_bytes", &kept);
+    r = r != 0 ? r : job_db_total(db, "kept_bytes", &kept);
     stats->kept_bytes = kept > 0 ? (uint64_t)kept : 0;
     if (r == 0) {
         job_db_begin(db, JOB_ST_JOBS_COUNT, &u);

@@ -284,6 +284,7 @@ int job_db_get(struct job_db *db, const struct ulid *id, struct run *ret, struct
     }
     int end = job_db_end(&u);
     r = end != 0 ? end : !found ? -ENOENT : r;
+    r = r != 0 ? r : job_db_merged(db, id, &ret->merged);
     if (r == 0 && spec == NULL && ret->job[0] != '\0') {
         r = job_db_get_job(db, str_of(ret->job), ret->revision, &spec);
         r = r == -ENOENT ? 0 : r;

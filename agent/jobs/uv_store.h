@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "agent/jobs/jobs.h"
+#include "agent/jobs/replica.h"
 #include "agent/jobs/run.h"
 #include "common/err.h"
 #include "common/ids.h"
@@ -31,7 +32,7 @@ enum {
     JOB_STORE_LIST_MAX = 1000,
     JOB_STORE_KEY_MAX = 255,  /* bytes of an idempotency key */
     JOB_STORE_KEY_HOURS = 24, /* how long it is remembered */
-    JOB_STORE_VERSION = 2,    /* of the schema */
+    JOB_STORE_VERSION = 3,    /* of the schema */
 };
 
 struct job_store_config {
@@ -94,6 +95,49 @@ int job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *f
 /* Every run that has not ended, the oldest first, in pieces: each() per piece, then done(). */
 int job_store_load_unfinished(struct job_store *s, job_store_runs_fn *each, job_store_done_fn *done,
                               void *arg);
+
+/* -- copies of other nodes' runs (agent/jobs/replica.h has the rules) -- */
+
+/* All of v in one request; v stays the caller's and valid until fn. */
+int job_store_replicate(struct job_store *s, struct job_replica *v, size_t n, job_store_done_fn *fn,
+                        void *arg);
+/* run, spec and payload are valid during the callback. -ENOENT: no copy of it. */
+typedef void job_store_copy_fn(void *arg, int status, const struct run *run, const struct job *spec,
+                               struct str payload);
+int job_store_get_copy(struct job_store *s, struct ulid id, job_store_copy_fn *fn, void *arg);
+/* Copies of unfinished runs of one owner (0: of any), from the first id after `after`. */
+int job_store_copies(struct job_store *s, uint32_t owner, struct ulid after, size_t limit,
+                     job_store_runs_fn *fn, void *arg);
+/* The copy becomes a run of this node's, with this record. -ENOENT; -ESTALE: the copy is not of an
+ * earlier epoch any more. */
+int job_store_adopt(struct job_store *s, const struct run *run, job_store_done_fn *fn, void *arg);
+/* A run that was written and is not accepted after all. */
+int job_store_forget(struct job_store *s, struct ulid id, job_store_done_fn *fn, void *arg);
+
+/* -- claims of keys for the whole cluster -- */
+
+enum job_claim_how {
+    JOB_CLAIM_ASK,  /* for `run`, if nobody has it (or `instead_of` has) */
+    JOB_CLAIM_SET,  /* for `run`, whoever had it */
+    JOB_CLAIM_LOOK, /* changes nothing */
+    JOB_CLAIM_DROP, /* `run` gives it back */
+};
+struct job_claim {
+    enum job_claim_how how;
+    struct ulid run;
+    struct ulid instead_of; /* zero: nobody */
+    uint8_t hash[32];       /* of the request */
+    int64_t at_us;
+    /* What came of it. */
+    bool granted;
+    bool is_known; /* it was claimed before: by whom */
+    struct ulid known;
+    uint8_t known_hash[32];
+    int64_t known_us;
+};
+typedef void job_store_claim_fn(void *arg, int status, const struct job_claim *claim);
+int job_store_claim(struct job_store *s, struct str key, const struct job_claim *claim,
+                    job_store_claim_fn *fn, void *arg);
 
 /* -- jobs -- */
 

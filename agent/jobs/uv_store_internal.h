@@ -51,6 +51,8 @@ struct store_request {
         job_store_jobs_fn *jobs;
         job_store_gone_fn *gone;
         job_store_stats_fn *stats;
+        job_store_copy_fn *copy;
+        job_store_claim_fn *claim;
     } fn;
     job_store_runs_fn *each;
     /* what is asked for */
@@ -66,6 +68,9 @@ struct store_request {
     uint64_t bytes;
     size_t limit;
     bool has_former;
+    uint32_t owner;
+    struct job_claim claim;
+    struct job_replica *copies; /* the caller's */
     /* what came of it, too */
     struct run *runs; /* accept: the run, the known one; put: the run, its former attempt */
     struct job *job;

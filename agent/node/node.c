@@ -43,6 +43,7 @@ static const struct {
     [NODE_REPLAYED] = { "replayed", 409 },
     [NODE_IGNORED] = { "ignored", 200 },
     [NODE_UNKNOWN_SECRET] = { "unknown_secret", 404 },
+    [NODE_TOO_FEW] = { "too_few_replicas", 503 },
     [NODE_INTERNAL] = { "internal", 500 },
 };
 

@@ -52,6 +52,7 @@ enum node_code {
     NODE_REPLAYED,         /* 409: a web hook whose signed time is not now */
     NODE_IGNORED,          /* 200: a web hook whose condition does not hold; nothing was done */
     NODE_UNKNOWN_SECRET,   /* 404 */
+    NODE_TOO_FEW,          /* 503 + Retry-After: fewer copies than store.replicas_min */
     NODE_INTERNAL,         /* 500 */
 };
 
@@ -161,12 +162,16 @@ struct http_target;
 
 /* What a peer asks of this node: the bodies and answers are agent/node/node_msg.h's. */
 enum node_ask {
-    NODE_ASK_OFFER,   /* will you take this run? */
-    NODE_ASK_CANCEL,  /* end it */
-    NODE_ASK_CHECK,   /* do you have these? */
-    NODE_ASK_STARTED, /* it runs */
-    NODE_ASK_END,     /* it has ended */
-    NODE_ASK_PROBE,   /* how busy are you? */
+    NODE_ASK_OFFER,     /* will you take this run? */
+    NODE_ASK_CANCEL,    /* end it */
+    NODE_ASK_CHECK,     /* do you have these? */
+    NODE_ASK_STARTED,   /* it runs */
+    NODE_ASK_END,       /* it has ended */
+    NODE_ASK_PROBE,     /* how busy are you? */
+    NODE_ASK_REPLICATE, /* keep copies of these (agent/node/node_copy_msg.h) */
+    NODE_ASK_COPIES,    /* we have copies of these: what became of them? */
+    NODE_ASK_WHERE,     /* who has this run? */
+    NODE_ASK_CLAIM,     /* a key for the whole cluster */
 };
 /* from: who asks, as it was authenticated. Any node_error is said before anything was taken. */
 void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct str body,
@@ -181,12 +186,23 @@ enum node_code node_peer_may_put(struct node *n, struct str from, struct ulid id
 int node_peer_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,
                   struct str file, const char *spool_name);
 
+/* May a file come ahead of its record (a copy's payload, or "stdout", …)? */
+enum node_code node_peer_may_copy(struct node *n, struct str file, uint64_t bytes,
+                                  struct node_error *ret);
+int node_peer_copy_put(struct node *n, struct ulid id, uint32_t attempt, struct str file,
+                       const char *spool_name);
+
 /* Where a run's attempt is now, when that is a peer: its name into dst. */
 enum { NODE_NAME_CAP = RUN_NODE_CAP };
 bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
                            char dst[NODE_NAME_CAP]);
-/* Who accepted a run, by its id: false when that was this node or is nobody known. */
+/* Who accepted a run, by its id: false when that was this node, or nobody who is there. */
 bool node_run_owner(struct node *n, struct ulid id, char dst[NODE_NAME_CAP]);
+/* Does this node's queue have it? */
+bool node_run_is_mine(struct node *n, struct ulid id);
+/* Who is to be asked for a run whose entry node is gone, or has given it up: text is that node's
+ * name; empty: this one (or nobody). far: all members are asked when nothing of it is here. */
+void node_run_locate(struct node *n, struct ulid id, bool far, node_text_fn *fn, void *arg);
 /* How a member is reached: false when it is not known. host stays valid until the next event. */
 bool node_target(const struct node *n, struct str name, struct http_target *ret);
 /* The other members of the cluster, in no particular order: *pos starts at 0. */

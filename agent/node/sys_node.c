@@ -164,6 +164,18 @@ int node_output_write(int outputs_fd, const char *dir_name,
     return rc == 0 ? sys_fsync_dir(outputs_fd) : rc;
 }
 
+int node_output_copy(int outputs_fd, const char *dir_name, const struct str files[NODE_FILES])
+{
+    AUTO_FD int dir = output_dir(outputs_fd, dir_name);
+    int rc = dir < 0 ? dir : 0;
+
+    for (size_t i = 0; rc == 0 && i < NODE_FILES; i++) {
+        rc = files[i].p == NULL ? output_touch(dir, node_file_names[i])
+                                : node_file_write(dir, node_file_names[i], files[i].p, files[i].n);
+    }
+    return rc;
+}
+
 int node_output_move(int outputs_fd, const char *dir_name, const char *file, int spool_fd,
                      const char *name)
 {

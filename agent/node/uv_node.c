@@ -99,6 +99,7 @@ static void store(struct node *n, const struct job_effect *fx)
         node_fx_accept(n, fx);
         return;
     }
+    node_copy_stored(n, fx->run);
     if (fx->seq == 0) {
         node_asked(job_store_put_run(n->store, fx->run, fx->former, NULL, NULL));
         return;
@@ -250,6 +251,7 @@ static void on_loaded_some(void *arg, int status, const struct run *runs, size_t
         struct job_event ev = { .type = JOB_EV_RECOVER, .id = runs[i].id, .run = &runs[i] };
         node_feed_job(n, &ev);
         node_remote_recover(n, &runs[i]);
+        node_copy_recovered(n, &runs[i]);
     }
 }
 
@@ -265,7 +267,7 @@ static void on_loaded(void *arg, int status)
         n->opt.on_broken(n->opt.arg, "the store could not be read");
         return;
     }
-    (void)sandbox_client_adopt(n->client);
+    node_heir_return(n);
 }
 
 static void load_begin(struct node *n)
@@ -411,6 +413,7 @@ static int open_state(struct node *n, struct err *e)
         (rc = open_dir(data_dir, "db/guests", true, &n->guests_fd, e)) != 0 ||
         (rc = open_dir(data_dir, "db/outputs", true, &n->outputs_fd, e)) != 0 ||
         (rc = open_dir(data_dir, "db/programs", true, &n->programs_fd, e)) != 0 ||
+        (rc = open_dir(data_dir, "db/copies", true, &n->copies_fd, e)) != 0 ||
         (rc = node_programs_load(n, e)) != 0) {
         return rc;
     }
@@ -487,7 +490,7 @@ static struct node *node_new(const struct node_options *opt)
     n->opt = *opt;
     n->settings = *opt->settings;
     n->runs_fd = n->spool_fd = n->samples_fd = n->guests_fd = n->outputs_fd = -1;
-    n->programs_fd = -1;
+    n->programs_fd = n->copies_fd = -1;
     n->started_ms = loop_now_ms(opt->loop);
     list_init(&n->live);
     list_init(&n->live_free);
@@ -505,6 +508,11 @@ static struct node *node_new(const struct node_options *opt)
     list_init(&n->remote_list);
     list_init(&n->guest_list);
     list_init(&n->end_waits);
+    list_init(&n->copies);
+    list_init(&n->senders);
+    list_init(&n->heirs);
+    list_init(&n->claims);
+    loop_defer_init(&n->send, node_send_all);
     loop_owner_init(&n->owner, opt->loop, owner_closed);
     loop_defer_init(&n->settle, settle);
     loop_timer_init(&n->tick, &n->owner, on_tick);
@@ -512,6 +520,8 @@ static struct node *node_new(const struct node_options *opt)
     loop_timer_init(&n->sample, &n->owner, on_sample);
     loop_timer_init(&n->retain, &n->owner, on_retain);
     loop_timer_init(&n->peers, &n->owner, on_peers);
+    loop_timer_init(&n->send_late, &n->owner, node_send_late);
+    loop_timer_init(&n->claim_timer, &n->owner, node_claims_due);
     return n;
 }
 
@@ -612,6 +622,7 @@ static void node_free(struct node *n)
     n->guests_fd = fd_close(n->guests_fd);
     n->outputs_fd = fd_close(n->outputs_fd);
     n->programs_fd = fd_close(n->programs_fd);
+    n->copies_fd = fd_close(n->copies_fd);
     mem_free(n);
 }
 
@@ -637,6 +648,9 @@ static void images_closed(void *arg)
     node_triggers_close(n);
     node_sensors_close(n);
     loop_timer_close(&n->peers);
+    loop_timer_close(&n->send_late);
+    loop_timer_close(&n->claim_timer);
+    loop_defer_cancel(&n->send);
     loop_defer_cancel(&n->settle);
     loop_owner_close(&n->owner);
 }

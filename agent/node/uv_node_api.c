@@ -255,13 +255,34 @@ void node_job_list(struct node *n, struct str after, size_t limit, node_jobs_fn 
 
 /* ---- runs ---- */
 
+static void run_read(struct node_query *q, int status, const struct run *run);
+
+/* A run of another node, of which we have a copy. */
+static void on_copy(void *arg, int status, const struct run *run, const struct job *spec,
+                    struct str payload)
+{
+    (void)spec;
+    (void)payload;
+    run_read(arg, status, run);
+}
+
 static void on_run(void *arg, int status, const struct run *run, const struct job *spec)
 {
     struct node_query *q = arg;
+
+    (void)spec;
+    if (status == -ENOENT && node_guest_find(q->node, q->id) == NULL && !q->node->closing) {
+        node_asked(job_store_get_copy(q->node->store, q->id, on_copy, q));
+    } else {
+        run_read(q, status, run);
+    }
+}
+
+static void run_read(struct node_query *q, int status, const struct run *run)
+{
     const struct node_guest *g = status == -ENOENT ? node_guest_find(q->node, q->id) : NULL;
     struct run now;
 
-    (void)spec;
     if (g != NULL) {
         status = 0;
         run = &g->run;
@@ -271,6 +292,7 @@ static void on_run(void *arg, int status, const struct run *run, const struct jo
         if (status != 0) {
             e = error_of(status, NODE_UNKNOWN_RUN, "run");
         } else if (job_core_run(node_core_jobs(q->node->core), q->id, &now) && !run_is_ended(run)) {
+            now.merged = run->merged;
             run = &now; /* the store may be behind by a lazy write */
         }
         q->fn.run(q->arg, status != 0 ? &e : NULL, status != 0 ? NULL : run, false);

@@ -121,6 +121,7 @@ static void on_gone(void *arg, int status, const struct job_store_gone *gone, si
     for (size_t i = 0; i < len; i++) {
         ulid_format(gone[i].id, name);
         node_spool_remove(n->spool_fd, name);
+        node_spool_remove(n->copies_fd, name);
         for (uint32_t a = 1; a <= gone[i].attempts; a++) {
             node_removal_add(n, gone[i].id, a);
             node_samples_name(gone[i].id, a, samples);

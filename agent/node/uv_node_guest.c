@@ -46,6 +46,57 @@ static struct node_guest *guest_match(struct node *n, struct str from, const str
                : NULL;
 }
 
+bool node_guest_has(struct node *n, struct ulid id, uint32_t attempt)
+{
+    const struct node_guest *g = node_guest_find(n, id);
+
+    return g != NULL && g->stage != GUEST_OVER && !g->unwanted && g->run.attempt == attempt;
+}
+
+/* The note as a restart wants it; false: no memory. */
+static bool note_text(const struct node_guest *g, struct buf *out)
+{
+    AUTO_BUF struct buf offer = BUF_INIT(NOTE_MAX);
+    struct run run = g->run;
+
+    if (run.state != RUN_QUEUED) { /* a note is the offer as it was */
+        run.state = RUN_QUEUED;
+        run.reason = RUN_REASON_NONE;
+    }
+    node_offer_write(&offer, &run, g->doc->job, (struct str){ NULL, 0 });
+    (void)buf_addf(out, "%s\n", g->owner);
+    (void)buf_addstr(out, buf_str(&offer));
+    return buf_error(out) == 0;
+}
+
+bool node_guest_adopt(struct node *n, struct ulid id, uint32_t attempt, uint32_t epoch,
+                      const char *owner)
+{
+    struct node_guest *g = node_guest_find(n, id);
+    AUTO_BUF struct buf note = BUF_INIT(2 * NOTE_MAX);
+    char name[SANDBOX_DIR_CAP];
+    char text[ULID_TEXT_CAP];
+
+    if (!node_guest_has(n, id, attempt) || g->run.epoch >= epoch) {
+        return false;
+    }
+    log_info("run %s here is '%s's now (epoch %u)", node_id_text(id, text), owner, epoch);
+    g->run.epoch = epoch;
+    g->told = false;
+    g->tries = 0;
+    (void)str_copy(g->owner, sizeof(g->owner), str_of(owner));
+    sandbox_dir_name(id, attempt, name);
+    if (g->stage != GUEST_NOTING && note_text(g, &note)) {
+        (void)node_file_write(n->guests_fd, name, note.data, note.len);
+    }
+    g->call = node_call_cancel(g->call);
+    g->put = http_call_cancel(g->put);
+    if (g->stage == GUEST_RUNNING || g->stage == GUEST_ENDED) {
+        g->due_ms = 1; /* it hears of it with the next look */
+    }
+    return true;
+}
+
 static bool has_ended(const struct node_guest *g)
 {
     return g->stage == GUEST_ENDED || g->stage == GUEST_OVER;
@@ -124,8 +175,10 @@ void node_guest_over(struct node_guest *g)
     }
     sandbox_dir_name(g->run.id, g->run.attempt, name);
     node_spool_remove(n->guests_fd, name);
-    node_spool_remove(n->spool_fd, node_id_text(g->run.id, id));
-    node_removal_add(n, g->run.id, g->run.attempt);
+    if (!node_is_self(n, str_of(g->owner))) { /* else payload and directory are the run's */
+        node_spool_remove(n->spool_fd, node_id_text(g->run.id, id));
+        node_removal_add(n, g->run.id, g->run.attempt);
+    }
     guest_free(g);
 }
 
@@ -465,7 +518,14 @@ void node_guest_checked(struct node *n, struct node_query *q, struct str from, s
         node_query_refuse(q, NODE_BAD_JSON, "%s", err_text(&e));
     } else {
         for (size_t i = 0; i < len; i++) {
-            v[i].known = guest_match(n, from, &v[i]) != NULL;
+            char owner[RUN_NODE_CAP];
+            const struct node_guest *g = node_guest_find(n, v[i].id);
+            v[i].known = guest_match(n, from, &v[i]) != NULL ||
+                         (str_copy(owner, sizeof(owner), from) == 0 &&
+                          node_guest_adopt(n, v[i].id, v[i].attempt, v[i].epoch, owner));
+            if (!v[i].known && g != NULL && g->run.epoch > v[i].epoch) {
+                v[i].epoch = g->run.epoch; /* somebody newer speaks for it */
+            }
         }
         node_about_write(&q->text, v, len);
         node_query_text(q);

@@ -38,6 +38,8 @@ enum {
     NODE_RETAIN_FIRST_MS = 2000, /* after the start */
     NODE_GUESTS_MAX = 65536,     /* peers' runs here, with those whose end is not taken yet */
     NODE_REMOTES_MAX = 262144,   /* runs that peers have */
+    NODE_COPIES_MAX = 4194304,   /* runs of ours that others know of, or should; the queue's own
+                                    limit is lower */
     NODE_OFFER_MS = 3000,        /* for the answer to an offer */
     NODE_REPORT_MS = 30000,      /* for the answer to an end */
     NODE_CHECK_MS = 5000,        /* between two looks at what peers have of ours */
@@ -148,7 +150,8 @@ struct node_place {
     bool tls;
     bool alive;
     bool draining;
-    bool hidden; /* no agent of ours: it takes no runs */
+    bool hidden;                  /* no agent of ours: it takes no runs */
+    uint64_t gone_ms, scanned_ms; /* since when it is not alive; its copies were looked at */
 };
 
 /* A POST to a peer. fn comes once, from the loop, never inside the call, unless it is cancelled. */
@@ -250,6 +253,7 @@ struct node_request {
     uint64_t programs_until_ms;
     bool replayed;
     bool key_reused;
+    bool claimed; /* the key is this run's in the whole cluster */
     char key[JOB_STORE_KEY_MAX + 1];
     char spool_name[64]; /* "" when there is nothing (any more) to remove */
     char *inline_payload;
@@ -325,7 +329,7 @@ struct node {
     uint32_t id32;
     struct ulid_gen ids;
     struct sandbox_hello hello;
-    int runs_fd, spool_fd, samples_fd, guests_fd, outputs_fd;
+    int runs_fd, spool_fd, samples_fd, guests_fd, outputs_fd, copies_fd;
     uint64_t started_ms;
     uint64_t next_token;
     uint64_t next_generation;
@@ -346,6 +350,23 @@ struct node {
     struct list calls; /* struct node_call */
     struct map remotes;
     struct list remote_list;
+    struct list copies; /* struct node_copy: what others have to know of our runs */
+    struct map copy_ids;
+    size_t copies_owed; /* of ended runs */
+    struct list senders;
+    struct loop_defer send;
+    struct loop_timer send_late;
+    struct list heirs; /* struct heir: being taken over */
+    unsigned heirs_len;
+    bool heir_scan, heir_more; /* a piece of a dead owner's copies is being read; there are more */
+    uint32_t heir_owner;
+    struct ulid heir_after;
+    uint64_t heir_ms, strangers_ms; /* the next looks */
+    uint64_t
+        returned_ms;    /* until then an earlier life's runs wait for their holders' word; 0: not */
+    struct list claims; /* struct claiming */
+    struct loop_timer claim_timer;
+    uint64_t copies_dropped, runs_taken, runs_merged;
     struct list end_waits; /* struct node_query: answered when that run's end is durable */
     struct map guests;
     struct list guest_list;
@@ -424,6 +445,8 @@ static inline void node_asked(int rc)
 
 /* -- uv_node_live.c: attempts -- */
 struct node_live *node_live_find(struct node *n, struct ulid id, uint32_t attempt);
+/* What is on its way here of a run that is somebody else's; a sandbox ends by itself (STOP). */
+void node_live_drop(struct node *n, struct ulid id);
 struct node_live *node_live_add(struct node *n,
                                 const struct run *run); /* NULL: the pool is empty */
 void node_live_free(struct node_live *l);
@@ -611,7 +634,16 @@ void node_remote_said_started(struct node *n, struct node_query *q, struct str f
                               struct str body);
 void node_remote_said_ended(struct node *n, struct node_query *q, struct str from, struct str body);
 
+/* The attempt is at run->node, under its new epoch: it is asked at once. */
+void node_remote_adopt(struct node *n, const struct run *run);
+/* The run is somebody else's: what a peer has of it reports there. */
+void node_remote_drop(struct node *n, struct ulid id);
+
 /* -- uv_node_guest.c, uv_node_report.c: runs of peers here -- */
+/* Its owner is gone: this one speaks for it now. False: there is no such attempt. */
+bool node_guest_adopt(struct node *n, struct ulid id, uint32_t attempt, uint32_t epoch,
+                      const char *owner);
+bool node_guest_has(struct node *n, struct ulid id, uint32_t attempt);
 struct node_guest *node_guest_find(struct node *n, struct ulid id);
 void node_guest_offered(struct node *n, struct node_query *q, struct str from, struct str body);
 void node_guest_cancelled(struct node *n, struct node_query *q, struct str from, struct str body);
@@ -630,6 +662,65 @@ bool node_guests_drained(struct node *n);
 void node_guests_free(struct node *n);
 void node_report_go(struct node_guest *g); /* the next step of telling the owner the end */
 void node_report_started(struct node_guest *g);
+
+/* -- uv_node_copy.c: copies of this node's runs (agent/node/uv_node_copy.h) -- */
+/* Fills in who shall have copies of a new run. */
+void node_copy_choose(const struct node *n, struct run *run);
+/* Are there members enough to hold copies of a new run? */
+bool node_copy_enough(const struct node *n);
+/* A new run goes to its holders while the store writes it. STORED follows when both have it. */
+void node_copy_accept(struct node *n, const struct run *run, uint64_t seq);
+void node_copy_accepted(struct node *n, struct ulid id, int status); /* what the store said */
+void node_copy_stored(struct node *n, const struct run *run);        /* any later JOB_FX_STORE */
+void node_copy_recovered(struct node *n, const struct run *run);     /* of an earlier life */
+void node_copy_own(struct node *n,
+                   const struct run *run); /* taken over: its holders get it whole */
+/* That holder is told this record, whoever owns it. */
+void node_copy_tell(struct node *n, const struct run *run, uint32_t holder);
+void node_copy_look(struct node *n);
+void node_copy_member(struct node *n, uint32_t id, bool came);
+/* Has every holder that there is heard everything? */
+bool node_copy_is_settled(const struct node *n);
+void node_copies_free(struct node *n);
+
+/* -- uv_node_send.c -- */
+void node_send_all(struct loop_defer *d);
+void node_send_late(struct loop_timer *t);
+void node_senders_free(struct node *n);
+
+/* -- uv_node_holder.c: copies that this node keeps -- */
+void node_holder_asked(struct node *n, struct node_query *q, struct str from, struct str body);
+/* An owner is asked what became of runs that we have unfinished copies of. */
+void node_holder_check(struct node *n, const char *owner);
+void node_holder_checked(struct node *n, struct node_query *q, struct str from, struct str body);
+void node_holder_where(struct node *n, struct node_query *q, struct str body);
+
+/* -- uv_node_heir.c: owners that die, and come back -- */
+void node_heir_look(struct node *n);
+void node_heir_gone(struct node *n, uint32_t owner); /* gossip says so */
+/* After a start: waits until the holders of unfinished runs have said whose they are; then goes on
+ * with sandbox_client_adopt(). */
+void node_heir_return(struct node *n);
+void node_heirs_free(struct node *n);
+
+/* -- uv_node_locate.c -- */
+/* name: who to ask for the run; "": this node; NULL: nobody. run: its record, as far as known. */
+typedef void node_locate_fn(void *arg, const char *name, const struct run *run);
+/* far: when nothing of it is here all members are asked. */
+void node_locate(struct node *n, struct ulid id, bool far, node_locate_fn *fn, void *arg);
+
+/* -- uv_node_claim.c -- */
+/* NODE_OK and run NULL: the key is ours. NODE_OK and a run: it is that one's, of an equal request.
+ * NODE_KEY_REUSED: of another request. NODE_KEY_IN_FLIGHT: of a run that nobody knows yet.
+ * NODE_STARTING: nobody could be asked. */
+typedef void node_claim_fn(void *arg, enum node_code code, const struct run *run);
+/* False: this node is alone, and fn does not come: its own store knows all keys. */
+bool node_claim(struct node *n, struct str key, struct ulid run, const uint8_t hash[32],
+                node_claim_fn *fn, void *arg);
+void node_claims_due(struct loop_timer *t);
+void node_claim_drop(struct node *n, struct str key, struct ulid run);
+void node_claim_asked(struct node *n, struct node_query *q, struct str body);
+void node_claims_free(struct node *n);
 
 /* -- uv_node_learn.c: what runs teach -- */
 enum { NODE_PROFILES_SHOWN = 1000 };
@@ -670,6 +761,8 @@ int node_file_write(int dirfd, const char *name, const void *data, size_t n); /*
  * that are there, each durable. */
 int node_output_write(int outputs_fd, const char *dir_name,
                       const struct node_bytes files[NODE_FILES]);
+/* The same for a copy of a record's files: nobody is promised that they survive a power cut. */
+int node_output_copy(int outputs_fd, const char *dir_name, const struct str files[NODE_FILES]);
 /* Moves spool/`name` there as `file`. */
 int node_output_move(int outputs_fd, const char *dir_name, const char *file, int spool_fd,
                      const char *name);

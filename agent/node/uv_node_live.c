@@ -73,6 +73,20 @@ void node_live_free(struct node_live *l)
     list_push_back(&n->live_free, &l->link);
 }
 
+void node_live_drop(struct node *n, struct ulid id)
+{
+    LIST_EACH_SAFE (pos, &n->live) {
+        struct node_live *l = LIST_ITEM(pos, struct node_live, link);
+        struct node_event ev = { .type = NODE_EV_GUEST_OVER,
+                                 .job = { .id = l->id, .attempt = l->attempt } };
+        if (ulid_eq(l->id, id) && l->guest == NULL && l->stage < LIVE_LAUNCHING) {
+            node_live_free(l);
+            node_feed(n, &ev); /* its room */
+            return;
+        }
+    }
+}
+
 void node_live_answer(struct node_live *l, enum live_answer answer)
 {
     INSIST(l->answer == LIVE_NOTHING && answer != LIVE_NOTHING);
@@ -619,8 +633,15 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
     struct job_result result;
     struct sandbox_result r = s->result;
     struct node_guest *g = guest_of(n, s->run, s->attempt);
-    if (g == NULL && s->adopted && !job_core_run(node_core_jobs(n->core), s->run, &known)) {
-        node_orphan_check(n, s->run, s->attempt); /* ended in an earlier life, or nobody's */
+    if (g == NULL && !job_core_run(node_core_jobs(n->core), s->run, &known)) {
+        /* Ended in an earlier life, or nobody's, or given up to another owner. */
+        struct node_event over = { .type = NODE_EV_GUEST_OVER,
+                                   .job = { .id = s->run, .attempt = s->attempt } };
+        if (l != NULL) {
+            node_live_free(l);
+        }
+        node_feed(n, &over);
+        node_orphan_check(n, s->run, s->attempt);
         return;
     }
     uint64_t elapsed =

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/node/uv_node_internal.h"
+#include "agent/node/uv_node_copy.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -54,16 +54,30 @@ void node_place_set(struct node *n, const struct node_place *p)
         }
     }
     struct list link = mine->link;
+    bool went = mine->alive && !p->alive;
+    uint64_t gone_ms = mine->alive || mine->gone_ms == 0 ? loop_now_ms(n->loop) : mine->gone_ms;
+    uint32_t id = node_id_of(str_of(p->name));
     *mine = *p;
     mine->link = link;
+    mine->gone_ms = p->alive ? 0 : gone_ms;
     if (came) {
         node_guests_kick(n, mine->name);
     }
     if (!p->alive) {
         core_told(n, p, NODE_PEER_GONE);
         node_remote_peer_gone(n, p->name);
+        if (went && !p->hidden) {
+            node_copy_member(n, id, false);
+            if (p->state == NULL || strcmp(p->state, "left") != 0) {
+                node_heir_gone(n, id);
+            }
+        }
     } else if (!p->hidden) {
         core_told(n, p, p->draining ? NODE_PEER_DRAINING : NODE_PEER_ALIVE);
+        if (came) {
+            node_copy_member(n, id, true);
+            node_holder_check(n, p->name);
+        }
     }
 }
 
@@ -115,6 +129,8 @@ struct node_call {
     struct http_call *http; /* NULL: it failed before it began */
     struct loop_defer defer;
     struct buf answer;
+    struct buf body;   /* to ourselves */
+    enum node_ask ask; /* the same */
     node_call_fn *fn;
     void *arg;
 };
@@ -124,6 +140,7 @@ static void call_free(struct node_call *c)
     loop_defer_cancel(&c->defer);
     list_remove(&c->link);
     buf_release(&c->answer);
+    buf_release(&c->body);
     mem_free(c);
 }
 
@@ -177,6 +194,60 @@ static void call_unreachable(struct loop_defer *d)
     call_free(c);
 }
 
+/* A run that was taken over by the node that executes it: its reports need no network. */
+static void self_answered(void *arg, const struct node_error *error, struct str text)
+{
+    struct node_call *c = arg;
+    struct node_call_end end = { .status = 200, .text = text, .why = "" };
+
+    if (error != NULL) {
+        end = (struct node_call_end){ .rc = -EREMOTEIO,
+                                      .status = node_code_status(error->code),
+                                      .never = true,
+                                      .why = error->detail };
+    }
+    if (!c->node->closing) {
+        c->fn(c->arg, &end);
+    }
+    call_free(c);
+}
+
+static void ask(struct node *n, struct node_query *q, enum node_ask what, struct str from,
+                struct str body);
+
+static void call_self(struct loop_defer *d)
+{
+    struct node_call *c = CONTAINER_OF(d, struct node_call, defer);
+    struct node *n = c->node;
+
+    if (n->closing) {
+        call_free(c);
+        return;
+    }
+    ask(n, node_query_new(n, self_answered, c), c->ask, str_of(n->settings.node.name),
+        buf_str(&c->body));
+}
+
+/* The questions that a node may have for itself. */
+static bool is_for_self(struct node_call *c, const char *target, const struct buf *body)
+{
+    static const struct {
+        const char *target;
+        enum node_ask ask;
+    } asks[] = { { "/v1/peer/started", NODE_ASK_STARTED },
+                 { "/v1/peer/end", NODE_ASK_END },
+                 { "/v1/peer/cancel", NODE_ASK_CANCEL } };
+
+    for (size_t i = 0; i < ARRAY_LEN(asks); i++) {
+        if (strcmp(target, asks[i].target) == 0) {
+            c->ask = asks[i].ask;
+            buf_init(&c->body, NODE_MSG_MAX);
+            return buf_addstr(&c->body, buf_str(body)) == 0;
+        }
+    }
+    return false;
+}
+
 struct node_call *node_call_post(struct node *n, const char *peer, const char *target,
                                  const struct buf *body, uint64_t deadline_ms, node_call_fn *fn,
                                  void *arg)
@@ -193,6 +264,11 @@ struct node_call *node_call_post(struct node *n, const char *peer, const char *t
     buf_init(&c->answer, ANSWER_MAX);
     loop_defer_init(&c->defer, call_unreachable);
     list_push_back(&n->calls, &c->link);
+    if (node_is_self(n, str_of(peer)) && is_for_self(c, target, body)) {
+        loop_defer_init(&c->defer, call_self);
+        loop_defer_post(n->loop, &c->defer);
+        return c;
+    }
     if (!node_target(n, str_of(peer), &to)) {
         loop_defer_post(n->loop, &c->defer);
         return c;
@@ -214,6 +290,7 @@ struct node_call *node_call_post(struct node *n, const char *peer, const char *t
 struct node_call *node_call_cancel(struct node_call *c)
 {
     if (c != NULL) {
+        node_forget(c->node, c); /* what it asked of this node itself */
         c->http = http_call_cancel(c->http);
         call_free(c);
     }
@@ -477,12 +554,13 @@ static void probed(struct node *n, struct node_query *q)
                                                        : NODE_SAYS_TAKEN);
 }
 
-void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct str body,
+void node_peer_asks(struct node *n, enum node_ask ask_what, struct str from, struct str body,
                     node_text_fn *fn, void *arg)
 {
     struct node_query *q = node_query_new(n, fn, arg);
 
-    if (!n->ready || n->closing) {
+    /* Nodes that start all at once need each other's word about copies before they are ready. */
+    if ((!n->ready && ask_what < NODE_ASK_REPLICATE) || n->closing) {
         node_query_refuse(q, NODE_STARTING, "this node is starting");
         return;
     }
@@ -490,7 +568,13 @@ void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct s
         node_query_refuse(q, NODE_CONFLICT, "two nodes have the name '%.*s'", STR_ARG(from));
         return;
     }
-    switch (ask) {
+    ask(n, q, ask_what, from, body);
+}
+
+static void ask(struct node *n, struct node_query *q, enum node_ask what, struct str from,
+                struct str body)
+{
+    switch (what) {
     case NODE_ASK_OFFER:
         node_guest_offered(n, q, from, body);
         return;
@@ -509,6 +593,18 @@ void node_peer_asks(struct node *n, enum node_ask ask, struct str from, struct s
     case NODE_ASK_PROBE:
         probed(n, q);
         return;
+    case NODE_ASK_REPLICATE:
+        node_holder_asked(n, q, from, body);
+        return;
+    case NODE_ASK_COPIES:
+        node_holder_checked(n, q, from, body);
+        return;
+    case NODE_ASK_WHERE:
+        node_holder_where(n, q, body);
+        return;
+    case NODE_ASK_CLAIM:
+        node_claim_asked(n, q, body);
+        return;
     }
     INSIST(false);
 }
@@ -520,6 +616,7 @@ void node_peers_init(struct node *n, uint64_t k0, uint64_t k1)
     map_init(&n->place_names, NODE_PEERS_MAX, k0, k1);
     map_init(&n->remotes, NODE_REMOTES_MAX, k0, k1);
     map_init(&n->guests, NODE_GUESTS_MAX, k0, k1);
+    map_init(&n->copy_ids, NODE_COPIES_MAX, k0, k1);
 }
 
 int node_peers_start(struct node *n, struct err *e)
@@ -542,9 +639,14 @@ void node_peers_look(struct node *n)
 {
     uint64_t now = loop_now_ms(n->loop);
 
+    if (n->returned_ms != 0 && n->returned_ms != UINT64_MAX && !n->closing) {
+        node_heir_return(n);
+    }
     if (!n->ready || n->closing) {
         return;
     }
+    node_heir_look(n);
+    node_copy_look(n);
     node_guests_look(n);
     node_cluster_look(n);
     node_images_again(n);
@@ -559,6 +661,10 @@ void node_peers_free(struct node *n)
     while (!list_empty(&n->calls)) {
         (void)node_call_cancel(LIST_ITEM(n->calls.next, struct node_call, link));
     }
+    node_copies_free(n);
+    node_senders_free(n);
+    node_heirs_free(n);
+    node_claims_free(n);
     node_remote_free_all(n);
     node_guests_free(n);
     while (!list_empty(&n->places)) {
@@ -617,12 +723,12 @@ bool node_run_is_elsewhere(struct node *n, struct ulid id, uint32_t attempt,
 
 bool node_run_owner(struct node *n, struct ulid id, char dst[NODE_NAME_CAP])
 {
-    const char *name = node_core_peer_name(n->core, ulid_node(id));
+    const struct node_place *p = node_place_by_id(n, ulid_node(id));
 
-    if (name == NULL || ulid_node(id) == n->id32) {
+    if (p == NULL || ulid_node(id) == n->id32) {
         return false;
     }
-    (void)str_copy(dst, NODE_NAME_CAP, str_of(name));
+    (void)str_copy(dst, NODE_NAME_CAP, str_of(p->name));
     return true;
 }
 
@@ -660,6 +766,26 @@ static bool is_file(struct str file)
         }
     }
     return false;
+}
+
+enum node_code node_peer_may_copy(struct node *n, struct str file, uint64_t bytes,
+                                  struct node_error *ret)
+{
+    const struct settings *s = &n->settings;
+    bool payload = str_eqs(file, "payload");
+    struct node_error e = { .code = NODE_OK };
+
+    if ((!payload && !is_file(file)) ||
+        bytes > (payload ? s->http.max_body_bytes
+                         : s->sandbox.output_bytes + s->sandbox.log_bytes + 64 * 1024 * 1024)) {
+        e.code = NODE_CONFLICT;
+        (void)snprintf(e.detail, sizeof(e.detail), "not such a file here");
+    } else if (job_store_is_full(n->store)) {
+        e.code = NODE_DISK_FULL;
+        (void)snprintf(e.detail, sizeof(e.detail), "the disk of this node is full");
+    }
+    *ret = e;
+    return e.code;
 }
 
 enum node_code node_peer_may_put(struct node *n, struct str from, struct ulid id, uint32_t attempt,

@@ -466,6 +466,38 @@ void node_remote_recover(struct node *n, const struct run *run)
     node_feed_job(n, &ev);
 }
 
+void node_remote_adopt(struct node *n, const struct run *run)
+{
+    struct node_remote *r = remote_find(n, run->id);
+
+    if (r != NULL) {
+        return;
+    }
+    r = remote_new(n, run, run->node);
+    r->state = REMOTE_HELD;
+    r->started = run->state == RUN_RUNNING;
+    r->stop = run->cancel_asked != 0;
+    r->heard_ms = 0;
+    if (node_is_self(n, str_of(run->node))) {
+        node_guest_adopt(n, run->id, run->attempt, run->epoch, n->settings.node.name);
+    }
+    n->check_ms = 0;
+}
+
+void node_remote_drop(struct node *n, struct ulid id)
+{
+    struct node_remote *r = remote_find(n, id);
+
+    if (r == NULL) {
+        return;
+    }
+    struct node_live *l = r->live;
+    remote_free(r);
+    if (l != NULL) {
+        node_live_free(l);
+    }
+}
+
 void node_remote_peer_gone(struct node *n, const char *peer)
 {
     LIST_EACH_SAFE (pos, &n->remote_list) {
@@ -546,6 +578,12 @@ void node_remote_look(struct node *n)
         struct node_remote *r = LIST_ITEM(pos, struct node_remote, link);
         const struct node_place *p = node_place_find(n, str_of(r->peer));
         if (r->state != REMOTE_HELD || r->ending) {
+            continue;
+        }
+        if (node_is_self(n, str_of(r->peer))) {
+            if (node_guest_find(n, r->id) == NULL) {
+                remote_lost(r, true, "this node does not know it any more");
+            }
             continue;
         }
         if (p != NULL && p->alive) {

@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "agent/node/uv_node_internal.h"
 #include "common/insist.h"
@@ -172,6 +173,10 @@ void node_report_go(struct node_guest *g)
         return;
     }
     g->call = node_call_cancel(g->call); /* that it runs is no news any more */
+    if (!g->gathered && node_is_self(g->node, str_of(g->owner))) {
+        g->gathered = true; /* its files are where they belong */
+        memset(g->sent, true, sizeof(g->sent));
+    }
     if (!g->gathered) {
         INSIST(loop_work_start(&g->work, &g->node->owner, gather_work, gather_done) == 0);
         return;

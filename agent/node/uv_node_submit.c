@@ -54,6 +54,9 @@ void node_request_free(struct node_request *r)
 
     (void)map_remove(&n->requests, token_key(&r->token));
     (void)map_remove(&n->submits, id_key(&r->id));
+    if (r->claimed && !n->closing) {
+        node_claim_drop(n, str_of(r->key), r->id);
+    }
     list_remove(&r->link);
     list_remove(&r->image_wait);
     list_remove(&r->programs_wait);
@@ -93,6 +96,13 @@ static void succeed(struct node_request *r, const struct run *run)
 
 /* ---- the steps of a submit ---- */
 
+static void fail_reused(struct node_request *r)
+{
+    node_request_fail(r, NODE_KEY_REUSED, 0, NULL,
+                      "the Idempotency-Key was used for another request within %d hours",
+                      JOB_STORE_KEY_HOURS);
+}
+
 static void fail_store(struct node_request *r, int status)
 {
     switch (status) {
@@ -103,6 +113,13 @@ static void fail_store(struct node_request *r, int status)
     case -ENOBUFS:
         node_request_fail(r, NODE_QUEUE_FULL, RETRY_AFTER_S, NULL,
                           "this node's queue is full (store.max_queued)");
+        return;
+    case -EHOSTUNREACH:
+        node_request_fail(r, NODE_TOO_FEW, RETRY_AFTER_S, NULL,
+                          "fewer nodes could keep the run than store.replicas_min asks for");
+        return;
+    case -ESTALE:
+        node_request_fail(r, NODE_CONFLICT, 0, NULL, "another node speaks for this run now");
         return;
     case -ESHUTDOWN:
     case -ECANCELED:
@@ -168,6 +185,37 @@ static void keep_payload(struct node_request *r)
     }
 }
 
+static void on_claimed(void *arg, enum node_code code, const struct run *run)
+{
+    struct node_request *r = arg;
+
+    if (code == NODE_OK && run == NULL) {
+        r->claimed = true;
+        keep_payload(r);
+    } else if (code == NODE_OK) {
+        struct run known = *run;
+        r->replayed = true;
+        succeed(r, &known);
+    } else if (code == NODE_KEY_REUSED) {
+        fail_reused(r);
+    } else if (code == NODE_KEY_IN_FLIGHT) {
+        node_request_fail(r, code, 0, NULL,
+                          "a run with this Idempotency-Key is just being accepted elsewhere");
+    } else {
+        node_request_fail(r, code, RETRY_AFTER_S, NULL,
+                          "the nodes that know the Idempotency-Key cannot be reached now");
+    }
+}
+
+/* The run could be: is its key still free? */
+static void claim(struct node_request *r)
+{
+    if (r->key[0] == '\0' ||
+        !node_claim(r->node, str_of(r->key), r->id, r->run.request_hash, on_claimed, r)) {
+        keep_payload(r);
+    }
+}
+
 static bool possible(struct node_request *r)
 {
     struct str texts[NODE_TEXTS_MAX];
@@ -205,7 +253,7 @@ void node_submit_placeable(struct node_request *r)
                               &r->programs_until_ms)) {
         list_push_back(&r->node->program_waits, &r->programs_wait);
     } else if (possible(r)) {
-        keep_payload(r);
+        claim(r);
     }
 }
 
@@ -274,6 +322,7 @@ static void with_document(struct node_request *r, const struct node_submit *s)
     r->id = ulid_next(&n->ids, (uint64_t)(now_us / 1000), sys_random_u64());
     job_make_run(r->doc->job, r->id, now_us, &r->run);
     node_learn_size(n, &r->run);
+    node_copy_choose(n, &r->run);
     run_set_text(r->run.entry_node, sizeof r->run.entry_node, str_of(n->settings.node.name));
     r->run.trigger = (uint8_t)s->trigger;
     r->run.scheduled_us = s->scheduled_us;
@@ -493,6 +542,11 @@ enum node_code node_admits(struct node *n, uint64_t payload_bytes, struct node_e
         e.retry_after_s = RETRY_AFTER_S;
         (void)snprintf(e.detail, sizeof e.detail, "%zu runs wait already (store.max_queued)",
                        counts.queued + counts.storing);
+    } else if (!node_copy_enough(n)) {
+        e.code = NODE_TOO_FEW;
+        e.retry_after_s = RETRY_AFTER_S;
+        (void)snprintf(e.detail, sizeof e.detail,
+                       "fewer nodes are alive than store.replicas_min asks for");
     } else if (job_store_is_full(n->store) ||
                (payload_bytes > 1024 * 1024 && sys_space(n->spool_fd, &space) == 0 &&
                 space.free_bytes < payload_bytes + n->settings.store.min_free_bytes)) {
@@ -555,7 +609,6 @@ static void on_accepted(void *arg, int status, bool replayed, const struct run *
 {
     struct accepting a = *(struct accepting *)arg;
     struct node_request *r = map_get(&a.node->requests, token_key(&a.token));
-    struct job_event ev = { .type = JOB_EV_STORED, .id = a.id, .seq = a.seq, .status = status };
 
     mem_free(arg);
     if (r != NULL && replayed && known != NULL) {
@@ -565,10 +618,9 @@ static void on_accepted(void *arg, int status, bool replayed, const struct run *
     if (r != NULL && status == -EEXIST) {
         r->key_reused = true;
     }
-    if (replayed) {
-        ev.status = -EEXIST; /* nothing was written: the queue forgets this one */
-    }
-    node_feed_job(a.node, &ev);
+    /* Replayed: nothing was written, and the queue forgets this one. STORED follows when its
+     * holders have it, too. */
+    node_copy_accepted(a.node, a.id, replayed ? -EEXIST : status);
 }
 
 void node_fx_accept(struct node *n, const struct job_effect *fx)
@@ -581,6 +633,7 @@ void node_fx_accept(struct node *n, const struct job_effect *fx)
         node_out_of_memory("an acceptance");
     }
     *a = (struct accepting){ .node = n, .token = r->token, .seq = fx->seq, .id = fx->run->id };
+    node_copy_accept(n, fx->run, fx->seq);
     node_asked(job_store_accept_run(n->store, fx->run, r->has_spec ? r->doc->job : NULL,
                                     str_of(r->key), on_accepted, a));
 }
@@ -591,7 +644,8 @@ static void answer_submit(struct node_request *r, const struct job_effect *fx)
 
     ulid_format(r->id, id);
     if (fx->status == 0) {
-        r->spool_name[0] = '\0'; /* the run's now */
+        r->spool_name[0] = '\0'; /* the run's now, as the key is */
+        r->claimed = false;
         succeed(r, fx->run);
         return;
     }
@@ -600,9 +654,7 @@ static void answer_submit(struct node_request *r, const struct job_effect *fx)
         struct run known = *r->known;
         succeed(r, &known);
     } else if (r->key_reused) {
-        node_request_fail(r, NODE_KEY_REUSED, 0, NULL,
-                          "the Idempotency-Key was used for another request within %d hours",
-                          JOB_STORE_KEY_HOURS);
+        fail_reused(r);
     } else {
         fail_store(r, fx->status);
     }

@@ -3,10 +3,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/node/node_copy_msg.h"
 #include "agent/node/node_msg.h"
 #include "agent/node/node_rows.h"
 #include "common/insist.h"
 #include "common/mem.h"
+
+static void copies(struct str s)
+{
+    struct node_copies c;
+    struct node_copy_answer *answers = NULL;
+    size_t n = 0;
+
+    if (node_copy_parse(s, 64, &c, NULL) == 0) {
+        INSIST(c.n <= 64);
+        node_copies_release(&c);
+    }
+    if (node_copy_answer_parse(s, 64, &answers, &n, NULL) == 0) {
+        INSIST(n <= 64);
+        mem_free(answers);
+    }
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -56,6 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     offer(s);
     report(s);
+    copies(s);
     (void)node_answer_parse(s, &answer, NULL);
     (void)node_about_parse(s, about, 4, &n, NULL);
     INSIST(n <= 4);

@@ -763,7 +763,8 @@ static void version_1_is_migrated(void **state)
     (void)state;
     assert_int_equal(accept_run(f, &r, "k"), 0);
     close_store(f);
-    in_db(f, "DROP TABLE run_attempt; PRAGMA user_version = 1;");
+    in_db(f, "DROP TABLE run_attempt; DROP TABLE copy; DROP TABLE run_merged; DROP TABLE claim;"
+             " PRAGMA user_version = 1;");
     open_store(f, (struct job_store_config){ 0 });
     assert_int_equal(get(f, r.id), 0);
     struct run former = r;
@@ -803,7 +804,7 @@ static void newer_foreign_and_broken_files_are_refused(void **state)
     in_db(f, "PRAGMA user_version = 99;");
     assert_int_equal(try_open(f, &e), -EPROTONOSUPPORT);
     assert_non_null(strstr(err_text(&e), "newer"));
-    in_db(f, "PRAGMA user_version = 2; PRAGMA application_id = 12345;");
+    in_db(f, "PRAGMA user_version = 3; PRAGMA application_id = 12345;");
     assert_int_equal(try_open(f, &e), -EBADMSG);
     (void)snprintf(path, sizeof path, "%s/agent.db", f->dir);
     int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);

@@ -162,6 +162,15 @@ static void some_texts(struct rng *g, struct run *r)
     }
 }
 
+static void some_holders(struct rng *g, struct run *r)
+{
+    r->owner = (uint32_t)some(g, 1000);
+    r->holders_len = (uint8_t)some(g, RUN_HOLDERS_MAX);
+    for (size_t i = 0; i < r->holders_len; i++) {
+        r->holders[i] = (uint32_t)rng_u64(g);
+    }
+}
+
 static void a_run(struct rng *g, struct run *r)
 {
     memset(r, 0, sizeof *r);
@@ -171,6 +180,7 @@ static void a_run(struct rng *g, struct run *r)
     r->id.b[0] &= 0x7f;
     r->revision = (uint32_t)some(g, UINT32_MAX);
     r->epoch = 1 + (uint32_t)some(g, 1000);
+    some_holders(g, r);
     r->attempt = 1 + (uint32_t)rng_below(g, RUN_ATTEMPT_MAX);
     r->retries = (uint32_t)some(g, 100);
     r->state = (uint8_t)rng_below(g, RUN_STATE_COUNT);
@@ -271,6 +281,9 @@ static void records_round_trip(void **state)
         assert_memory_equal(&a.limits.memory_bytes, &b.limits.memory_bytes, 48);
         assert_int_equal(a.usage.cpu_total_us, b.usage.cpu_total_us);
         assert_int_equal(a.created_us, b.created_us);
+        assert_int_equal(a.owner, b.owner);
+        assert_int_equal(a.holders_len, b.holders_len);
+        assert_memory_equal(a.holders, b.holders, sizeof a.holders);
         assert_memory_equal(a.request_hash, b.request_hash, sizeof a.request_hash);
         assert_string_equal(a.detail, b.detail);
         assert_int_equal(a.policy.retry_max_delay_ms, b.policy.retry_max_delay_ms);
