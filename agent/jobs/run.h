@@ -104,7 +104,10 @@ enum run_peak { RUN_PEAK_NONE, RUN_PEAK_KERNEL, RUN_PEAK_SAMPLED, RUN_PEAK_COUNT
 /* The limits in force for this run. */
 struct run_limits {
     uint64_t memory_bytes;
-    uint64_t cpus_milli; /* 0: no limit */
+    uint64_t memory_reserve_bytes; /* what room is held for; 0: memory_bytes */
+    uint64_t cpus_milli;           /* 0: no limit */
+    uint64_t
+        cpu_weight; /* share when processors are short: 100 is one processor; 0: nobody knows */
     uint64_t pids;
     uint64_t disk_bytes;
     uint64_t timeout_ms; /* of one attempt; 0: no limit */

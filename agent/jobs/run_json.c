@@ -58,6 +58,12 @@ static void w_limits(struct json_w *w, const struct run_limits *l)
     json_w_obj(w);
     json_kv_u64(w, "memory_bytes", l->memory_bytes);
     json_kv_cstr(w, "memory_basis", name_memory(l->memory_learned));
+    if (l->memory_reserve_bytes != 0) {
+        json_kv_u64(w, "memory_reserved_bytes", l->memory_reserve_bytes);
+    }
+    if (l->cpu_weight != 0) {
+        json_kv_u64(w, "cpu_weight", l->cpu_weight);
+    }
     job_w_milli(w, "cpus", l->cpus_milli);
     json_kv_u64(w, "pids", l->pids);
     json_kv_u64(w, "disk_bytes", l->disk_bytes);
@@ -385,6 +391,8 @@ static void r_limits(struct reader *up, struct run_limits *l)
 
     l->memory_bytes = r_u64(&rd, "memory_bytes", INT64_MAX);
     l->memory_learned = r_name(&rd, "memory_basis", name_memory, 2, 0);
+    l->memory_reserve_bytes = r_u64(&rd, "memory_reserved_bytes", INT64_MAX);
+    l->cpu_weight = r_u64(&rd, "cpu_weight", 10000);
     l->cpus_milli = r_scaled(&rd, "cpus", 1e3);
     l->pids = r_u64(&rd, "pids", INT64_MAX);
     l->disk_bytes = r_u64(&rd, "disk_bytes", INT64_MAX);

@@ -151,7 +151,7 @@ static void elsewhere_over(struct node_core *c, const struct job_event *ev, stru
     struct run run;
 
     if (p != NULL && job_core_run(c->jobs, ev->id, &run) && run.attempt == ev->attempt) {
-        node_core_peer_give(p, run.limits.memory_bytes);
+        node_core_peer_give(p, node_reserve_of(&run.limits));
         p->blocked_ms = 0; /* whatever it refused, there is a slot now */
         fx->capacity = true;
     }
@@ -200,7 +200,7 @@ static void job_event(struct node_core *c, const struct job_event *ev, struct no
         map_get(&c->held, id_key(&ev->id)) == NULL) {
         struct run run;
         /* It was alive before we were. Without memory for the note it is simply not counted. */
-        uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? run.limits.memory_bytes : 0;
+        uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? node_reserve_of(&run.limits) : 0;
         (void)hold(c, ev->id, ev->attempt, memory);
     }
     if (grow != 0) {
@@ -294,7 +294,9 @@ static const char *why_not(const struct route_verdict *v, const struct route_req
         break;
     case ROUTE_TOO_MUCH_MEMORY:
         (void)err_say(e, -ENOENT, "no node has %llu bytes of memory for runs",
-                      (unsigned long long)req->memory_bytes);
+                      (unsigned long long)(req->memory_limit_bytes > req->memory_bytes
+                                               ? req->memory_limit_bytes
+                                               : req->memory_bytes));
         break;
     case ROUTE_TOO_MANY_CPUS:
         (void)err_say(e, -ENOENT, "no node has %u.%03u processors", req->cpu_milli / 1000,

@@ -190,6 +190,9 @@ void node_core_set_policy(struct node_core *c, enum route_policy policy);
 void node_core_what_if(struct node_core *c, const struct run *run, struct route_request *request,
                        uint64_t image, bool image_warm, struct node_effects *ret);
 
+/* The memory that room is held for. */
+uint64_t node_reserve_of(const struct run_limits *l);
+
 enum { NODE_TEXTS_MAX = 2 * JOB_REQUIRE_MAX };
 /* What placement needs to know of a run. texts holds the texts that *ret points to. */
 void node_request_of(const struct run *run, const struct job *job, struct str texts[NODE_TEXTS_MAX],

@@ -8,10 +8,18 @@
 #include "common/insist.h"
 #include "common/mem.h"
 
+uint64_t node_reserve_of(const struct run_limits *l)
+{
+    return l->memory_reserve_bytes != 0 && l->memory_reserve_bytes < l->memory_bytes
+               ? l->memory_reserve_bytes
+               : l->memory_bytes;
+}
+
 void node_request_of(const struct run *run, const struct job *job, struct str texts[NODE_TEXTS_MAX],
                      struct route_request *ret)
 {
-    *ret = (struct route_request){ .memory_bytes = run->limits.memory_bytes,
+    *ret = (struct route_request){ .memory_bytes = node_reserve_of(&run->limits),
+                                   .memory_limit_bytes = run->limits.memory_bytes,
                                    .cpu_milli = (uint32_t)run->limits.cpus_milli,
                                    .require = texts,
                                    .prefer = texts + JOB_REQUIRE_MAX };
@@ -177,6 +185,7 @@ static void limits_make(const struct node_spec_input *in, struct sandbox_limits 
     sandbox_limits_default(&in->settings->sandbox, l);
     l->memory_bytes = r->memory_bytes;
     l->cpus_milli = r->cpus_milli;
+    l->cpu_weight = r->cpu_weight;
     l->pids = r->pids;
     l->disk_bytes = r->disk_bytes;
     l->timeout_ms = r->timeout_ms;

@@ -168,13 +168,27 @@ static struct route_size_ask ask_of(const struct node *n, uint64_t asked)
                                     .node_max_bytes = node_core_room(n->core)->memory_bytes };
 }
 
+/* Who asks for so many processors has said which share it wants. */
+static uint64_t weight_asked(uint64_t cpus_milli)
+{
+    uint64_t weight = cpus_milli / 10;
+
+    return cpus_milli == 0                 ? 0
+           : weight < ROUTE_CPU_WEIGHT_MIN ? ROUTE_CPU_WEIGHT_MIN
+           : weight > ROUTE_CPU_WEIGHT_MAX ? ROUTE_CPU_WEIGHT_MAX
+                                           : weight;
+}
+
 void node_learn_size(struct node *n, struct run *run)
 {
     struct route_size_ask ask = ask_of(n, run->limits.memory_bytes);
     struct route_totals *known;
     struct route_size size;
 
-    if (ask.fixed_bytes != 0 || n->settings.routing.policy != SETTINGS_POLICY_LEARNED) {
+    uint64_t cpus = run->limits.cpus_milli;
+
+    run->limits.cpu_weight = weight_asked(cpus != n->settings.sandbox.cpus_milli ? cpus : 0);
+    if (n->settings.routing.policy != SETTINGS_POLICY_LEARNED) {
         return;
     }
     known = mem_zalloc(sizeof *known);
@@ -184,6 +198,15 @@ void node_learn_size(struct node *n, struct run *run)
     bool any = route_learn_totals(n->learn, node_profile_name(run), run->revision, known);
     /* Other jobs' needs say little of this one's: never less than the default for a first run. */
     route_size_decide(any ? known : NULL, 0, &ask, &size);
+    if (run->limits.cpu_weight == 0) {
+        run->limits.cpu_weight = size.cpu_weight;
+    }
+    if (ask.fixed_bytes != 0) {
+        run->limits.memory_reserve_bytes =
+            size.reserve_bytes < size.limit_bytes ? size.reserve_bytes : 0;
+        mem_free(known);
+        return;
+    }
     run->limits.memory_bytes = size.limit_bytes;
     run->limits.memory_learned = 1;
     telemetry_gauge(n->metrics, TELEMETRY_RIGHT_SIZE_BYTES,

@@ -40,7 +40,7 @@ static struct node_remote *remote_new(struct node *n, const struct run *run, con
         .epoch = run->epoch,
         .attempt = run->attempt,
         .heard_ms = loop_now_ms(n->loop),
-        .memory_bytes = run->limits.memory_bytes,
+        .memory_bytes = node_reserve_of(&run->limits),
     };
     (void)str_copy(r->peer, sizeof(r->peer), str_of(peer));
     list_push_back(&n->remote_list, &r->link);

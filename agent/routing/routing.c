@@ -43,7 +43,7 @@ static struct route_verdict judge(const struct route_request *req, const struct 
         v.kind = ROUTE_OTHER_ARCH;
     } else if (req->isa != 0 && c->isa != 0 && req->isa > c->isa) {
         v.kind = ROUTE_ISA;
-    } else if (req->memory_bytes > c->memory_bytes) {
+    } else if (req->memory_bytes > c->memory_bytes || req->memory_limit_bytes > c->memory_bytes) {
         v.kind = ROUTE_TOO_MUCH_MEMORY;
     } else if (req->cpu_milli > c->cpu_milli) {
         v.kind = ROUTE_TOO_MANY_CPUS;

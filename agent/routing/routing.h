@@ -89,9 +89,10 @@ struct route_request {
     /* This run has waited so long already. It goes on waiting for a busy node only while that node
      * promises more than the wait has cost; UINT64_MAX: it takes what there is. */
     uint64_t waited_us;
-    bool probed_only; /* only probed candidates and the local one may be chosen */
-    uint64_t memory_bytes;
-    uint32_t cpu_milli; /* 0: no quota asked */
+    bool probed_only;            /* only probed candidates and the local one may be chosen */
+    uint64_t memory_bytes;       /* that room is held for */
+    uint64_t memory_limit_bytes; /* that the run may use at most; 0: the same */
+    uint32_t cpu_milli;          /* 0: no quota asked */
     const struct str *require;
     size_t require_len;
     const struct str *prefer; /* as require; a node that holds more of them goes first */

@@ -59,6 +59,7 @@ struct sandbox_egress {
 struct sandbox_limits {
     uint64_t memory_bytes; /* 1 MiB or more */
     uint64_t cpus_milli;   /* 0: none */
+    uint64_t cpu_weight;   /* share of the processors when they are short: 1 to 10000; 0: 100 */
     uint64_t pids;         /* 2 or more; threads count */
     uint64_t disk_bytes;   /* writable layer; its pages count against memory_bytes as well */
     uint64_t disk_inodes;

@@ -16,7 +16,7 @@ _Static_assert(SANDBOX_NETWORK_HOST == 1 && SANDBOX_NETWORK_NAT == 2 &&
                    (int)SETTINGS_NETWORK_NAT == (int)SANDBOX_NETWORK_NAT,
                "networks");
 
-enum { SPEC_MAGIC = 0x50534741, SPEC_VERSION = 2, SPEC_PATH_MAX = 4096, SPEC_USER_MAX = 256 };
+enum { SPEC_MAGIC = 0x50534741, SPEC_VERSION = 3, SPEC_PATH_MAX = 4096, SPEC_USER_MAX = 256 };
 enum { SPEC_PAYLOAD = 1, SPEC_SECRETS = 2 };
 
 static const char *text_of(const char *s)
@@ -48,6 +48,7 @@ static int limits_check(const struct sandbox_limits *l, struct err *e)
     } ranges[] = {
         { "memory_bytes", l->memory_bytes, 1u << 20, UINT64_C(1) << 50 },
         { "cpus_milli", l->cpus_milli, 0, 10000000 },
+        { "cpu_weight", l->cpu_weight, 0, 10000 },
         { "pids", l->pids, 2, 4194304 },
         { "disk_bytes", l->disk_bytes, 1u << 16, UINT64_C(1) << 50 },
         { "disk_inodes", l->disk_inodes, 64, UINT64_C(1) << 40 },
@@ -137,19 +138,13 @@ static void add_text(struct buf *out, const char *s)
 static void add_limits(struct buf *out, const struct sandbox_limits *l)
 {
     const uint64_t words[] = {
-        l->memory_bytes,
-        l->cpus_milli,
-        l->pids,
-        l->disk_bytes,
-        l->disk_inodes,
-        l->shm_bytes,
-        l->nofile,
-        l->core_bytes,
-        l->timeout_ms,
-        l->grace_ms,
-        l->output_bytes,
-        l->log_bytes,
-        l->output_truncate ? 1 : 0,
+        l->memory_bytes,      l->cpus_milli,
+        l->cpu_weight,        l->pids,
+        l->disk_bytes,        l->disk_inodes,
+        l->shm_bytes,         l->nofile,
+        l->core_bytes,        l->timeout_ms,
+        l->grace_ms,          l->output_bytes,
+        l->log_bytes,         l->output_truncate ? 1 : 0,
         (uint64_t)l->network,
     };
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
@@ -214,6 +209,7 @@ static void get_limits(struct cur *c, struct sandbox_limits *l)
 {
     l->memory_bytes = cur_le64(c);
     l->cpus_milli = cur_le64(c);
+    l->cpu_weight = cur_le64(c);
     l->pids = cur_le64(c);
     l->disk_bytes = cur_le64(c);
     l->disk_inodes = cur_le64(c);

@@ -367,6 +367,17 @@ static int limit_v2(const struct cgroups *c, int dir, const struct sandbox_limit
     return rc < 0 ? err_set(e, rc, "limit processes to %" PRIu64, l->pids) : 0;
 }
 
+void sandbox_cgroup_weight(const struct cgroups *c, const struct cgroup_dirs *d, uint64_t weight)
+{
+    enum { SHARES = 1024 }; /* v1's word for a weight of 100 */
+
+    if (c->version == 2 && c->can[CG_CPU]) {
+        (void)write_u64(d->fd[CG_V2], "cpu.weight", weight);
+    } else if (c->version == 1 && d->fd[CG_CPU] >= 0) {
+        (void)write_u64(d->fd[CG_CPU], "cpu.shares", weight * SHARES / CGROUP_WEIGHT);
+    }
+}
+
 int sandbox_cgroup_limit(const struct cgroups *c, const struct cgroup_dirs *d,
                          const struct sandbox_limits *l, struct err *e)
 {

@@ -66,6 +66,9 @@ void sandbox_cgroup_close(struct cgroup_dirs *d);
 int sandbox_cgroup_join(const struct cgroup_dirs *d, struct err *e);
 int sandbox_cgroup_limit(const struct cgroups *c, const struct cgroup_dirs *d,
                          const struct sandbox_limits *l, struct err *e);
+enum { CGROUP_WEIGHT = 100 }; /* the usual share of the processors */
+/* 1 to 10000. A preference: where it can not be set, nobody has another. */
+void sandbox_cgroup_weight(const struct cgroups *c, const struct cgroup_dirs *d, uint64_t weight);
 /* v2: removes the leaf. -EBUSY: something lives in it. */
 int sandbox_cgroup_remove(const struct cgroups *c, uint32_t slot);
 /* Kills every process in the slot's groups but `spare`; returns how many it saw. */

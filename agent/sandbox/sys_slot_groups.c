@@ -5,7 +5,7 @@
 static bool limits_same(const struct sandbox_limits *a, const struct sandbox_limits *b)
 {
     return a->memory_bytes == b->memory_bytes && a->cpus_milli == b->cpus_milli &&
-           a->pids == b->pids;
+           a->pids == b->pids && a->cpu_weight == b->cpu_weight;
 }
 
 static int fresh_leaf(struct slot *s, struct err *e)
@@ -26,7 +26,12 @@ int sandbox_groups_limit(struct slot *s, const struct sandbox_limits *limits, st
     const struct cgroups *cg = &s->l->cg;
     int rc = cg->version == 2 && s->dirs.fd[CG_V2] < 0 ? fresh_leaf(s, e) : 0;
     if (rc == 0 && cg->version != 0 && !(s->limited && limits_same(limits, &s->applied))) {
+        uint64_t weight = limits->cpu_weight != 0 ? limits->cpu_weight : CGROUP_WEIGHT;
         rc = sandbox_cgroup_limit(cg, &s->dirs, limits, e);
+        /* A new group has the usual one. */
+        if (weight != CGROUP_WEIGHT || s->limited || cg->version == 1) {
+            sandbox_cgroup_weight(cg, &s->dirs, weight);
+        }
         s->applied = *limits;
         s->limited = rc == 0;
     }

@@ -73,7 +73,7 @@ def decode_record(r):
             "maxrss": w[16], "text": text}
 
 
-DEFAULTS = dict(memory_bytes=256 << 20, cpus_milli=0, pids=64, disk_bytes=64 << 20,
+DEFAULTS = dict(memory_bytes=256 << 20, cpus_milli=0, cpu_weight=0, pids=64, disk_bytes=64 << 20,
                 disk_inodes=4096, shm_bytes=64 << 20, nofile=1024, core_bytes=0, timeout_ms=60000,
                 grace_ms=2000, output_bytes=64 << 20, log_bytes=1 << 20, output_truncate=0,
                 network=0)
@@ -82,9 +82,9 @@ DEFAULTS = dict(memory_bytes=256 << 20, cpus_milli=0, pids=64, disk_bytes=64 << 
 def spec_blob(run, attempt, layers, argv, env=(), workdir="", user="", hostname="sandbox",
               stop_signal=15, payload=False, egress=None, **limits):
     l = {**DEFAULTS, **limits}
-    out = struct.pack("<II16sIIIIII", 0x50534741, 2, run, attempt, len(argv), len(env), len(layers),
+    out = struct.pack("<II16sIIIIII", 0x50534741, 3, run, attempt, len(argv), len(env), len(layers),
                       stop_signal, 1 if payload else 0)
-    out += struct.pack("<14Q", *(l[k] for k in DEFAULTS))
+    out += struct.pack("<15Q", *(l[k] for k in DEFAULTS))
     for d in layers:
         out += struct.pack("<I", 1) + d
     for s in [workdir, user, hostname, *argv, *env]:

@@ -1,15 +1,19 @@
 """What runs teach: profiles, limits that follow them, and the reasons of a placement."""
 import json
+import pathlib
 import time
 
+import pytest
+
 import faults
+from conftest import wait_for
 from faults import shell, trigger
 
 MIB = 1024 * 1024
 
 
 def ready(make_node, image_tar, **settings):
-    node = make_node(node__slots=2, **settings)
+    node = make_node(**{"node__slots": 2, **settings})
     node.cli("push", image_tar)
     return node
 
@@ -57,6 +61,75 @@ def test_a_fixed_limit_wins(make_node, image_tar):
     assert 0 < p["limits"]["memory_learned_bytes"] < 200 * MIB
 
 
+def share(node, run):
+    """What the run's group has of the processors, as a weight: 100 is the usual one. None: there is
+    no cpu controller here."""
+    def groups():
+        """the run is in its groups"""
+        if node.run(run)["state"] != "running":
+            return None
+        for pid in faults.sandbox_pids(node):
+            lines = pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            return {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
+        return None
+    of = wait_for(groups)
+    for top, path in [(f"/sys/fs/cgroup/{c}", p) for names, p in of.items()
+                      for c in (names, *names.split(","))]:
+        for name, usual in (("cpu.shares", 1024), ("cpu.weight", 100)):
+            file = pathlib.Path(top + "/" + path) / name
+            if file.exists() and faults.group(node) in path:
+                return round(int(file.read_text()) * 100 / usual)
+    return None
+
+
+def test_the_share_of_the_processors_follows_the_runs(make_node, image_tar):
+    """One that sleeps gets little, a fixed one what it asks for, an unknown one the usual."""
+    node = ready(make_node, image_tar, node__slots=1)
+    faults.put_job(node, "lazy", shell("sleep $(cat)"))
+    for _ in range(5):
+        assert node.wait_run(trigger(node, "lazy", b"0.2"))["state"] == "succeeded"
+    weight = profile(node, "lazy")["limits"]["cpu_weight"]
+    assert weight < 60
+
+    def seen(run):
+        got = share(node, run)
+        want = node.run(run)["limits"].get("cpu_weight")
+        node.http("POST", f"/v1/runs/{run}/cancel")
+        node.wait_run(run)
+        if got is None:
+            pytest.skip("no cpu controller")
+        return want, got
+    assert seen(trigger(node, "lazy", b"30")) == (weight, weight)
+    faults.put_job(node, "new", shell("sleep 30"))
+    assert seen(trigger(node, "new")) == (None, 100)
+    faults.put_job(node, "asks", dict(shell("sleep 30"), cpus=1.5))
+    assert seen(trigger(node, "asks")) == (150, 150)
+
+
+def test_what_is_never_used_is_not_held(make_node, image_tar):
+    """A fixed limit stays, but room is held for what the job needs: more runs fit."""
+    node = ready(make_node, image_tar, node__slots=4, node__memory="256MiB")
+    faults.put_job(node, "fixed", dict(shell("sleep $(cat)"), memory="200MiB"))
+    for _ in range(100):  # runs that are too short to be measured do not count
+        assert node.wait_run(trigger(node, "fixed", b"0.05"))["state"] == "succeeded"
+        if profile(node, "fixed")["limits"]["runs"] > 20:
+            break
+    runs_now = [trigger(node, "fixed", b"30") for _ in range(3)]
+
+    def all_run():
+        """three of them run at a time"""
+        return all(node.run(r)["state"] == "running" for r in runs_now)
+    wait_for(all_run)
+    limits = node.run(runs_now[0])["limits"]
+    assert limits["memory_bytes"] == 200 * MIB and limits["memory_basis"] == "asked"
+    assert limits["memory_reserved_bytes"] < 60 * MIB
+    p = profile(node, "fixed")["limits"]
+    assert p["basis"] == "fixed" and p["memory_reserved_bytes"] == p["memory_learned_bytes"]
+    for r in runs_now:
+        node.http("POST", f"/v1/runs/{r}/cancel")
+        node.wait_run(r)
+
+
 def test_killed_for_memory_grows_and_goes_on(make_node, image_tar):
     """The job learns that it is small, then needs 60 MiB: killed, and tried again with twice as
     much, without a retry of the user's, until it fits."""
@@ -70,7 +143,7 @@ def test_killed_for_memory_grows_and_goes_on(make_node, image_tar):
     faults.put_job(node, "grows", shell('x=$(head -c "$(cat)" /dev/zero | tr "\\0" x); echo ${#x}'))
     run = node.wait_run(trigger(node, "grows", str(60 * MIB).encode()))
     assert run["state"] == "succeeded", run
-    assert run["attempt"] > 1
+    assert run["attempt"] > 1  # and the document allows no retry
     assert run["limits"]["memory_bytes"] >= 2 * before
     p = profile(node, "grows")
     assert p["memory"]["oom_kills"] == run["attempt"] - 1

@@ -139,6 +139,40 @@ static void room_is_held_until_the_end(void **state)
     assert_int_equal(node_core_slots_used(f->core), 0);
 }
 
+/* Room is held for what a job is known to need, not for what it asked for. */
+static void learned_need_is_what_is_reserved(void **state)
+{
+    struct fixture *f = *state;
+    const struct run asked = { .limits = { .memory_bytes = 900, .memory_reserve_bytes = 300 } };
+    const struct run grown = { .limits = { .memory_bytes = 200, .memory_reserve_bytes = 300 } };
+    const struct job job = { .name = NULL };
+    struct str texts[NODE_TEXTS_MAX];
+    struct route_request req;
+
+    assert_int_equal(node_reserve_of(&grown.limits), 200);
+    node_request_of(&asked, &job, texts, &req);
+    assert_int_equal(req.memory_bytes, 300);
+    assert_int_equal(req.memory_limit_bytes, 900);
+    struct ulid ids[2];
+    for (size_t i = 0; i < 2; i++) { /* 1,000 bytes in all: two of 900 would never fit */
+        ids[i] = submit(f, 900);
+        step(f, (struct node_event){
+                    .type = NODE_EV_PLACE, .job = { .id = ids[i], .attempt = 1 }, .request = req });
+        assert_int_equal(f->fx.decision.chosen, 0);
+    }
+    assert_int_equal(node_core_memory_used(f->core), 600);
+    for (size_t i = 0; i < 2; i++) {
+        job_step_of(f, (struct job_event){ .type = JOB_EV_PREPARED, .id = ids[i], .attempt = 1 });
+        end(f, ids[i], JOB_EV_ENDED);
+    }
+    assert_int_equal(node_core_memory_used(f->core), 0);
+    /* The limit itself has to be there. */
+    req.memory_limit_bytes = 1001;
+    struct route_verdict v;
+    assert_false(node_core_possible(f->core, &req, &v));
+    assert_int_equal(v.kind, ROUTE_TOO_MUCH_MEMORY);
+}
+
 static void every_way_to_end_gives_room_back(void **state)
 {
     static const enum job_event_type ends[] = { JOB_EV_PREPARE_FAILED, JOB_EV_NO_ROOM,
@@ -459,6 +493,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(room_is_held_until_the_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(learned_need_is_what_is_reserved, setup, teardown),
         cmocka_unit_test_setup_teardown(every_way_to_end_gives_room_back, setup, teardown),
         cmocka_unit_test_setup_teardown(full_memory_waits_though_slots_are_free, setup, teardown),
         cmocka_unit_test_setup_teardown(what_can_never_fit_is_refused_with_a_reason, setup,

@@ -171,6 +171,16 @@ static void some_holders(struct rng *g, struct run *r)
     }
 }
 
+static struct run_limits some_limits(struct rng *g)
+{
+    return (struct run_limits){ some(g, INT64_MAX),       some(g, INT64_MAX),
+                                some(g, 1000000),         some(g, 10000),
+                                some(g, 100000),          some(g, INT64_MAX),
+                                some(g, 1 << 30),         some(g, 1 << 20),
+                                (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2),
+                                (uint8_t)rng_below(g, 2) };
+}
+
 static void a_run(struct rng *g, struct run *r)
 {
     memset(r, 0, sizeof *r);
@@ -209,11 +219,7 @@ static void a_run(struct rng *g, struct run *r)
     for (size_t i = 0; i < sizeof r->request_hash; i++) {
         r->request_hash[i] = (uint8_t)rng_u64(g);
     }
-    r->limits = (struct run_limits){ some(g, INT64_MAX),       some(g, 1000000),
-                                     some(g, 100000),          some(g, INT64_MAX),
-                                     some(g, 1 << 30),         some(g, 1 << 20),
-                                     (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2),
-                                     (uint8_t)rng_below(g, 2) };
+    r->limits = some_limits(g);
     r->policy = (struct run_policy){ (uint32_t)some(g, 100),     (uint32_t)some(g, 100),
                                      (uint32_t)some(g, 10000),   (uint32_t)rng_below(g, 1001),
                                      some(g, 1 << 30),           some(g, 1 << 30),
@@ -278,7 +284,7 @@ static void records_round_trip(void **state)
         json_w_init(&w, &again, false);
         run_to_record(&w, &b);
         assert_string_equal(buf_cstr(&again), buf_cstr(&text));
-        assert_memory_equal(&a.limits.memory_bytes, &b.limits.memory_bytes, 48);
+        assert_memory_equal(&a.limits.memory_bytes, &b.limits.memory_bytes, 64);
         assert_int_equal(a.usage.cpu_total_us, b.usage.cpu_total_us);
         assert_int_equal(a.created_us, b.created_us);
         assert_int_equal(a.owner, b.owner);

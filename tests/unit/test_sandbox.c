@@ -53,6 +53,7 @@ static struct sandbox_spec sample(void)
         .payload = true,
         .limits = { .memory_bytes = 1u << 28,
                     .cpus_milli = 1500,
+                    .cpu_weight = 250,
                     .pids = 64,
                     .disk_bytes = 1u << 26,
                     .disk_inodes = 4096,
@@ -91,6 +92,7 @@ static void same(const struct sandbox_spec *a, const struct sandbox_spec *b)
     assert_int_equal(a->payload, b->payload);
     assert_int_equal(a->limits.memory_bytes, b->limits.memory_bytes);
     assert_int_equal(a->limits.cpus_milli, b->limits.cpus_milli);
+    assert_int_equal(a->limits.cpu_weight, b->limits.cpu_weight);
     assert_int_equal(a->limits.log_bytes, b->limits.log_bytes);
     assert_int_equal(a->limits.output_truncate, b->limits.output_truncate);
     assert_int_equal(a->limits.network, b->limits.network);
