@@ -1,6 +1,5 @@
 /*
- * images.db: SQLite, hardened as far as it goes: no extensions, no trust in the schema, defensive
- * mode. One connection, one lock; a statement is prepared once.
+ * images.db. One connection, one lock; a statement is prepared once.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -8,10 +7,12 @@
 
 #include "agent/image/store_internal.h"
 #include "common/insist.h"
+#include "common/sys/sys_sqlite.h"
 
-enum { SCHEMA_VERSION = 1 };
+enum { SCHEMA_VERSION = 1, VALUE_MAX = 16 * 1024 * 1024 /* the largest: an answer's list */ };
 
-static const char schema[] =
+/* Version n is what the first n of these make. Never change one that was released: add the next. */
+static const char *const migrations[SCHEMA_VERSION] = {
     "CREATE TABLE blobs(digest TEXT PRIMARY KEY, size INTEGER NOT NULL, added INTEGER NOT NULL)"
     " WITHOUT ROWID;"
     "CREATE TABLE repos(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
@@ -33,10 +34,8 @@ static const char schema[] =
     "CREATE INDEX tags_digest ON tags(digest);"
     "CREATE TABLE refs(manifest TEXT NOT NULL, digest TEXT NOT NULL, kind INTEGER NOT NULL,"
     " PRIMARY KEY(manifest, digest, kind)) WITHOUT ROWID;"
-    "CREATE INDEX refs_digest ON refs(digest, kind);"
-    "PRAGMA user_version = 1;";
-
-_Static_assert(SCHEMA_VERSION == 1, "the schema's last line says it too");
+    "CREATE INDEX refs_digest ON refs(digest, kind);",
+};
 
 static int db_error(struct image_db *db, struct err *e, const char *what)
 {
@@ -53,65 +52,17 @@ static int execute(struct image_db *db, const char *sql, struct err *e)
                : db_error(db, e, "image database");
 }
 
-static int user_version(struct image_db *db, int64_t *ret, struct err *e)
-{
-    sqlite3_stmt *q = NULL;
-    if (sqlite3_prepare_v2(db->handle, "PRAGMA user_version", -1, &q, NULL) != SQLITE_OK ||
-        sqlite3_step(q) != SQLITE_ROW) {
-        sqlite3_finalize(q);
-        return db_error(db, e, "image database");
-    }
-    *ret = sqlite3_column_int64(q, 0);
-    sqlite3_finalize(q);
-    return 0;
-}
-
-static int harden(struct image_db *db, struct err *e)
-{
-    sqlite3 *h = db->handle;
-    sqlite3_db_config(h, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0, NULL);
-    sqlite3_db_config(h, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
-    sqlite3_db_config(h, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    sqlite3_busy_timeout(h, 5000);
-    return execute(db,
-                   "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
-                   "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;"
-                   "PRAGMA journal_size_limit = 4194304; PRAGMA cache_size = -1024;",
-                   e);
-}
-
 int image_db_open(struct image_db *db, const char *dir, struct err *e)
 {
-    char path[4096];
-    int64_t version = 0;
-    int n = snprintf(path, sizeof(path), "%s/images.db", dir);
-    if (n < 0 || n >= (int)sizeof(path)) {
-        return err_set(e, -ENAMETOOLONG, "open the image database");
-    }
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
-                SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_PRIVATECACHE;
-    if (sqlite3_open_v2(path, &db->handle, flags, NULL) != SQLITE_OK) {
-        int r = db_error(db, e, "open the image database");
-        image_db_close(db);
-        return r;
-    }
-    int r = harden(db, e);
-    if (r == 0) {
-        r = user_version(db, &version, e);
-    }
-    if (r == 0 && version > SCHEMA_VERSION) {
-        r = err_say(e, -ENOTSUP, "%s was written by a newer version of this program", path);
-    }
-    if (r == 0 && version == 0) {
-        r = image_db_begin(db, e);
-        if (r == 0) {
-            r = image_db_end(db, execute(db, schema, e), e);
-        }
-    }
-    if (r < 0) {
-        image_db_close(db);
-    }
-    return r;
+    static const struct sys_sqlite_file file = {
+        .name = "images.db",
+        .migrations = migrations,
+        .version = SCHEMA_VERSION,
+        .remedy = "restore a backup",
+        .pragmas = "PRAGMA journal_size_limit=4194304; PRAGMA cache_size=-1024;",
+        .value_max = VALUE_MAX,
+    };
+    return sys_sqlite_open(dir, &file, true, &db->handle, e);
 }
 
 void image_db_close(struct image_db *db)

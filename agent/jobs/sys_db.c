@@ -5,6 +5,7 @@
 #include "agent/jobs/sys_db_internal.h"
 #include "common/insist.h"
 #include "common/mem.h"
+#include "common/sys/sys_sqlite.h"
 
 enum {
     DB_APPLICATION_ID = 0x61676e74, /* "agnt" */
@@ -138,45 +139,7 @@ static const char *const statements[JOB_ST_COUNT_] = {
 
 int job_db_error(struct job_db *db, int rc)
 {
-    int code = -EIO;
-
-    switch (rc & 0xff) {
-    case SQLITE_OK:
-    case SQLITE_ROW:
-    case SQLITE_DONE:
-        return 0;
-    case SQLITE_FULL:
-        code = -ENOSPC;
-        break;
-    case SQLITE_NOMEM:
-        code = -ENOMEM;
-        break;
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        code = -EBADMSG;
-        break;
-    case SQLITE_READONLY:
-        code = -EROFS;
-        break;
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        code = -EBUSY;
-        break;
-    case SQLITE_CANTOPEN:
-    case SQLITE_IOERR: {
-        int sys = db->c != NULL ? sqlite3_system_errno(db->c) : 0;
-        code = sys == ENOSPC || sys == EDQUOT || sys == EFBIG ? -ENOSPC : -EIO;
-        if (sys != 0) {
-            return err_say(&db->error, code, "store: %s: %s", sqlite3_errmsg(db->c),
-                           err_name(-sys));
-        }
-        break;
-    }
-    default:
-        break;
-    }
-    return err_say(&db->error, code, "store: %s",
-                   db->c != NULL ? sqlite3_errmsg(db->c) : sqlite3_errstr(rc));
+    return sys_sqlite_error(db->c, "store", rc, &db->error);
 }
 
 int job_db_exec(struct job_db *db, const char *sql)
@@ -276,135 +239,35 @@ struct str job_db_text(const struct job_db_use *u, int column)
 
 /* --- opening --- */
 
-static int pragma_i64(struct job_db *db, const char *sql, int64_t *ret)
-{
-    struct job_db_use u;
-
-    job_db_begin_text(db, sql, &u);
-    if (job_db_row(&u)) {
-        *ret = sqlite3_column_int64(u.st, 0);
-    }
-    int r = job_db_error(db, u.rc);
-    job_db_end_text(&u);
-    return r;
-}
-
-/* What a hostile or damaged file may not make us do, and what we never need. */
-static int harden(struct job_db *db)
-{
-    static const struct {
-        int option;
-        int on;
-    } options[] = {
-        { SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 },
-        { SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0 },
-        { SQLITE_DBCONFIG_DEFENSIVE, 1 },
-        { SQLITE_DBCONFIG_ENABLE_TRIGGER, 0 },
-        { SQLITE_DBCONFIG_ENABLE_VIEW, 0 },
-        { SQLITE_DBCONFIG_DQS_DML, 0 },
-        { SQLITE_DBCONFIG_DQS_DDL, 0 },
-    };
-
-    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-        int rc = sqlite3_db_config(db->c, options[i].option, options[i].on, NULL);
-        if (rc != SQLITE_OK) {
-            return job_db_error(db, rc);
-        }
-    }
-    (void)sqlite3_limit(db->c, SQLITE_LIMIT_LENGTH, DB_TEXT_MAX);
-    (void)sqlite3_limit(db->c, SQLITE_LIMIT_ATTACHED, 0);
-    (void)sqlite3_busy_timeout(db->c, 5000);
-    return job_db_exec(db,
-                       "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;");
-}
-
-static int migrate(struct job_db *db, struct err *e)
-{
-    int64_t version = 0;
-    int64_t application = 0;
-    int64_t tables = 0;
-    char sql[96];
-    int r = pragma_i64(db, "PRAGMA user_version", &version);
-
-    r = r != 0 ? r : pragma_i64(db, "PRAGMA application_id", &application);
-    r = r != 0 ? r : pragma_i64(db, "SELECT count(*) FROM sqlite_schema", &tables);
-    if (r != 0) {
-        return r;
-    }
-    if (application != DB_APPLICATION_ID && (application != 0 || tables != 0)) {
-        return err_say(e, -EBADMSG, "agent.db is a database of another program");
-    }
-    if (version > JOB_STORE_VERSION) {
-        return err_say(e, -EPROTONOSUPPORT,
-                       "agent.db has version %lld and this agent knows up to %d: it was written by "
-                       "a newer agent; run that one, or restore a backup",
-                       (long long)version, JOB_STORE_VERSION);
-    }
-    while (r == 0 && version < JOB_STORE_VERSION) {
-        (void)snprintf(sql, sizeof sql,
-                       "PRAGMA user_version=%lld; PRAGMA application_id=%d; COMMIT",
-                       (long long)version + 1, DB_APPLICATION_ID);
-        r = job_db_exec(db, "BEGIN IMMEDIATE");
-        r = r != 0 ? r : job_db_exec(db, migrations[version]);
-        r = r != 0 ? r : job_db_exec(db, sql);
-        if (r != 0 && job_db_in_transaction(db)) {
-            (void)sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
-        }
-        version++;
-    }
-    return r;
-}
-
-static int open_writer(struct job_db *db, uint64_t max_pages, struct err *e)
-{
-    char sql[64];
-    int r = migrate(db, e);
-
-    if (r == 0 && max_pages != 0) {
-        (void)snprintf(sql, sizeof sql, "PRAGMA max_page_count=%llu",
-                       (unsigned long long)max_pages);
-        r = job_db_exec(db, sql);
-    }
-    return r;
-}
-
-static int set_up(struct job_db *db, bool writer, uint64_t max_pages, struct err *e)
-{
-    int r = harden(db);
-
-    if (r == 0 && writer) {
-        /* auto_vacuum counts only before the first table; journal_mode stays in the file. */
-        r = job_db_exec(db, "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;"
-                            "PRAGMA synchronous=FULL; PRAGMA journal_size_limit=16777216;"
-                            "PRAGMA wal_autocheckpoint=1000; PRAGMA cache_size=-2048;");
-        r = r != 0 ? r : open_writer(db, max_pages, e);
-    } else if (r == 0) {
-        r = job_db_exec(db, "PRAGMA query_only=ON; PRAGMA cache_size=-1024;");
-    }
-    return r;
-}
-
 int job_db_open(const char *dir, bool writer, uint64_t max_pages, struct job_db **ret,
                 struct err *e)
 {
-    char path[4096];
+    static const struct sys_sqlite_file file = {
+        .name = "agent.db",
+        .application_id = DB_APPLICATION_ID,
+        .migrations = migrations,
+        .version = JOB_STORE_VERSION,
+        .remedy = "restore a backup",
+        .pragmas = "PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_size_limit=16777216;"
+                   "PRAGMA cache_size=-2048;",
+        .value_max = DB_TEXT_MAX,
+    };
     struct job_db *db = mem_zalloc(sizeof *db);
 
     if (db == NULL) {
         return err_set(e, -ENOMEM, "open the store");
     }
-    int n = snprintf(path, sizeof path, "%s/agent.db", dir);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        mem_free(db);
-        return err_set(e, -ENAMETOOLONG, "open the store in '%.80s…'", dir);
+    int r = sys_sqlite_open(dir, &file, writer, &db->c, e);
+    if (r == 0 && max_pages != 0) {
+        char sql[64];
+        (void)snprintf(sql, sizeof sql, "PRAGMA max_page_count=%llu",
+                       (unsigned long long)max_pages);
+        r = job_db_exec(db, sql);
+        if (r != 0) {
+            (void)err_say(e, r, "%s", err_text(&db->error));
+        }
     }
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE |
-                SQLITE_OPEN_NOFOLLOW | (writer ? SQLITE_OPEN_CREATE : 0);
-    struct err why = { 0 };
-    int r = job_db_error(db, sqlite3_open_v2(path, &db->c, flags, NULL));
-    r = r != 0 ? r : set_up(db, writer, max_pages, &why);
     if (r != 0) {
-        (void)err_say(e, r, "%s: %s", path, why.code != 0 ? err_text(&why) : err_text(&db->error));
         job_db_close(db);
         return r;
     }
@@ -429,8 +292,8 @@ uint64_t job_db_file_bytes(struct job_db *db)
     int64_t pages = 0;
     int64_t size = 0;
 
-    if (pragma_i64(db, "PRAGMA page_count", &pages) != 0 ||
-        pragma_i64(db, "PRAGMA page_size", &size) != 0) {
+    if (sys_sqlite_i64(db->c, "PRAGMA page_count", &pages) != 0 ||
+        sys_sqlite_i64(db->c, "PRAGMA page_size", &size) != 0) {
         return 0;
     }
     struct stat st;

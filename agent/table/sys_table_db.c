@@ -6,6 +6,7 @@
 
 #include "common/insist.h"
 #include "common/mem.h"
+#include "common/sys/sys_sqlite.h"
 
 enum {
     APPLICATION_ID = 0x61677462, /* "agtb" */
@@ -58,40 +59,7 @@ struct table_db {
 
 static int failed(struct table_db *db, int rc)
 {
-    int code = -EIO;
-    int sys = db->c != NULL ? sqlite3_system_errno(db->c) : 0;
-
-    switch (rc & 0xff) {
-    case SQLITE_OK:
-    case SQLITE_ROW:
-    case SQLITE_DONE:
-        return 0;
-    case SQLITE_FULL:
-        code = -ENOSPC;
-        break;
-    case SQLITE_NOMEM:
-        code = -ENOMEM;
-        break;
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        code = -EBADMSG;
-        break;
-    case SQLITE_READONLY:
-        code = -EROFS;
-        break;
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        code = -EBUSY;
-        break;
-    case SQLITE_CANTOPEN:
-    case SQLITE_IOERR:
-        code = sys == ENOSPC || sys == EDQUOT || sys == EFBIG ? -ENOSPC : -EIO;
-        break;
-    default:
-        break;
-    }
-    return err_say(&db->error, code, "table.db: %s",
-                   db->c != NULL ? sqlite3_errmsg(db->c) : sqlite3_errstr(rc));
+    return sys_sqlite_error(db->c, "table.db", rc, &db->error);
 }
 
 static int exec(struct table_db *db, const char *sql)
@@ -181,110 +149,24 @@ static struct str column(const struct use *u, int i)
 
 /* --- opening --- */
 
-static int pragma(struct table_db *db, const char *sql, int64_t *ret)
-{
-    sqlite3_stmt *st = NULL;
-    int rc = sqlite3_prepare_v2(db->c, sql, -1, &st, NULL);
-
-    if (rc == SQLITE_OK) {
-        rc = sqlite3_step(st);
-    }
-    if (rc == SQLITE_ROW) {
-        *ret = sqlite3_column_int64(st, 0);
-    }
-    rc = failed(db, rc);
-    (void)sqlite3_finalize(st);
-    return rc;
-}
-
-/* What a hostile or damaged file may not make us do, and what we never need. */
-static int harden(struct table_db *db)
-{
-    static const struct {
-        int option;
-        int on;
-    } options[] = {
-        { SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0 },
-        { SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0 },
-        { SQLITE_DBCONFIG_DEFENSIVE, 1 },
-        { SQLITE_DBCONFIG_ENABLE_TRIGGER, 0 },
-        { SQLITE_DBCONFIG_ENABLE_VIEW, 0 },
-        { SQLITE_DBCONFIG_DQS_DML, 0 },
-        { SQLITE_DBCONFIG_DQS_DDL, 0 },
-    };
-
-    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
-        int rc = sqlite3_db_config(db->c, options[i].option, options[i].on, NULL);
-        if (rc != SQLITE_OK) {
-            return failed(db, rc);
-        }
-    }
-    (void)sqlite3_limit(db->c, SQLITE_LIMIT_LENGTH, VALUE_MAX);
-    (void)sqlite3_limit(db->c, SQLITE_LIMIT_ATTACHED, 0);
-    (void)sqlite3_busy_timeout(db->c, 5000);
-    return exec(db, "PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; PRAGMA temp_store=MEMORY;"
-                    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
-                    "PRAGMA journal_size_limit=16777216; PRAGMA cache_size=-1024;");
-}
-
-static int migrate(struct table_db *db, struct err *e)
-{
-    int64_t version = 0;
-    int64_t application = 0;
-    int64_t tables = 0;
-    char sql[96];
-    int rc = pragma(db, "PRAGMA user_version", &version);
-
-    rc = rc != 0 ? rc : pragma(db, "PRAGMA application_id", &application);
-    rc = rc != 0 ? rc : pragma(db, "SELECT count(*) FROM sqlite_schema", &tables);
-    if (rc != 0) {
-        return rc;
-    }
-    if (application != APPLICATION_ID && (application != 0 || tables != 0)) {
-        return err_say(e, -EBADMSG, "it is a database of another program");
-    }
-    if (version > TABLE_DB_VERSION) {
-        return err_say(e, -EPROTONOSUPPORT,
-                       "it has version %lld and this agent knows up to %d: it was written by a "
-                       "newer agent; run that one, or remove the file (the other members have "
-                       "what was in it)",
-                       (long long)version, TABLE_DB_VERSION);
-    }
-    while (rc == 0 && version < TABLE_DB_VERSION) {
-        (void)snprintf(sql, sizeof sql,
-                       "PRAGMA user_version=%lld; PRAGMA application_id=%d; COMMIT",
-                       (long long)version + 1, APPLICATION_ID);
-        rc = exec(db, "BEGIN IMMEDIATE");
-        rc = rc != 0 ? rc : exec(db, migrations[version]);
-        rc = rc != 0 ? rc : exec(db, sql);
-        version++;
-    }
-    return rc;
-}
-
 int table_db_open(const char *dir, struct table_db **ret, struct err *e)
 {
-    char path[4096];
-    struct err why = { .code = 0 };
+    static const struct sys_sqlite_file file = {
+        .name = "table.db",
+        .application_id = APPLICATION_ID,
+        .migrations = migrations,
+        .version = TABLE_DB_VERSION,
+        .remedy = "remove the file (the other members have what was in it)",
+        .pragmas = "PRAGMA journal_size_limit=16777216; PRAGMA cache_size=-1024;",
+        .value_max = VALUE_MAX,
+    };
     struct table_db *db = mem_zalloc(sizeof *db);
 
     if (db == NULL) {
         return err_set(e, -ENOMEM, "open the shared table");
     }
-    int n = snprintf(path, sizeof path, "%s/table.db", dir);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        mem_free(db);
-        return err_set(e, -ENAMETOOLONG, "open the shared table in '%.80s'", dir);
-    }
-    int rc = failed(
-        db, sqlite3_open_v2(path, &db->c,
-                            SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
-                                SQLITE_OPEN_EXRESCODE | SQLITE_OPEN_NOFOLLOW,
-                            NULL));
-    rc = rc != 0 ? rc : harden(db);
-    rc = rc != 0 ? rc : migrate(db, &why);
+    int rc = sys_sqlite_open(dir, &file, true, &db->c, e);
     if (rc != 0) {
-        (void)err_say(e, rc, "%s: %s", path, why.code != 0 ? err_text(&why) : err_text(&db->error));
         table_db_close(db);
         return rc;
     }

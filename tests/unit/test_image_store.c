@@ -478,8 +478,8 @@ static void newer_database_is_refused(void **state)
     close_store(f);
     assert_int_equal(uv_loop_init(&f->uv), 0);
     assert_int_equal(loop_init(&f->loop, &f->uv), 0);
-    assert_int_equal(image_store_open(&f->loop, &f->opt, &f->store, &f->e), -ENOTSUP);
-    assert_non_null(strstr(f->e.text, "newer version"));
+    assert_int_equal(image_store_open(&f->loop, &f->opt, &f->store, &f->e), -EPROTONOSUPPORT);
+    assert_non_null(strstr(f->e.text, "newer agent"));
     loop_close(&f->loop);
     uv_run(&f->uv, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&f->uv), 0);
