@@ -248,7 +248,24 @@ def test_status(node):
     out = text(agent(node, "status"))
     assert "1 node" in out and "Nodes\n" in out and "Jobs\n" in out and "Last failures\n" in out
     assert "exit 3" in out and "disk is" in out
+    assert re.search(r"^NODE .*CLASS +CAN +CPUS", out, re.M) and " aes,avx2 " in out
     assert json.loads(agent(node, "status", "-o", "json").stdout)["cluster"]["nodes"] == 1
+
+
+def test_status_is_watched(node):
+    """A page every two seconds, until somebody has seen enough."""
+    p = subprocess.Popen([AGENT, "status", "--watch"], stdout=subprocess.PIPE,
+                         env={**os.environ, "AGENT_ADDR": node.addr})
+    pages = 0
+    for line in p.stdout:
+        pages += line.startswith(b"cluster ")
+        if pages == 2:
+            break
+    p.send_signal(signal.SIGINT)
+    p.communicate()
+    assert pages == 2 and p.returncode == -signal.SIGINT
+    p = agent(None, "status", "--watch", "--node", "127.0.0.1:1")
+    assert p.returncode == 1 and p.stderr
 
 
 def test_inspect(node):
