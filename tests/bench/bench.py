@@ -300,10 +300,10 @@ def count_runs(node, state):
     return runs.get(state, 0)
 
 
-def sleeper_node(args, slots):
+def sleeper_node(args, slots, **settings):
     """A node with a job `sleeper` that only sleeps."""
     node = Node(args.agent, **{"node.slots": slots, "node.memory": "1TiB",
-                               "sandbox.prepared": "none", "sandbox.grace": "100ms"})
+                               "sandbox.prepared": "none", "sandbox.grace": "100ms", **settings})
     image = node.dir / "busybox.tar"
     tiny_image.write_docker_save(str(image), "bench/busybox:1")
     node.cli("push", image, "bench/busybox:1", stdout=subprocess.DEVNULL)
@@ -340,6 +340,37 @@ def bench_many(args, result):
                       "bytes_per_queued_run": each}
     print(f"\n{f'{running} live, sampled every second':<34} {share * 100:>9.1f} % of a core")
     print(f"{f'{queued} queued':<34} {each:>9.0f} bytes each, in the agent")
+
+
+def bench_replicas(args, result):
+    """Accepting a run that is durable on two nodes beside one that is durable on one, in turns. The
+    nodes share this machine and its disk: two commits for one."""
+    n = 300 if args.quick else 2000
+    lone = sleeper_node(args, 1)
+    seed = f"127.0.0.1:{free_port()}"
+    owner = sleeper_node(args, 1, **{"node.name": "owner", "gossip.listen": seed,
+                                     "gossip.profile": "local"})
+    others = [Node(args.agent, **{"node.name": name, "gossip.join": seed, "node.slots": 1,
+                                  "gossip.profile": "local"}) for name in ("one", "two")]
+    for node in (lone, owner):  # nothing but accepting: the queue only grows
+        submit(args, node, "POST", "/v1/jobs/sleeper/runs", 200, 16)
+    time.sleep(3)
+    rows = result["replicas"] = []
+    print(f"\n{'accepted, on two nodes against one':<34} {'one p50':>9} {'two p50':>9} "
+          f"{'one/s':>8} {'two/s':>8} {'p50':>6} {'rate':>6}")
+    for inflight, count in (1, n // 4), (64, n):
+        got = {"one": [], "two": []}
+        for _ in range(3):
+            for which, at in ("one", lone), ("two", owner):
+                got[which].append(submit(args, at, "POST", "/v1/jobs/sleeper/runs", count, inflight))
+        p50 = {w: statistics.median(r["p50_us"] for r in rs) for w, rs in got.items()}
+        rate = {w: statistics.median(r["rate"] for r in rs) for w, rs in got.items()}
+        rows.append({"inflight": inflight, "p50_us": p50, "rate": rate})
+        print(f"{f'{inflight} at a time':<34} {p50['one']:>9.0f} {p50['two']:>9.0f} "
+              f"{rate['one']:>8.0f} {rate['two']:>8.0f} {p50['two'] / p50['one']:>6.2f} "
+              f"{rate['two'] / rate['one']:>6.2f}")
+    for node in (*others, owner, lone):
+        node.close()
 
 
 def main():
@@ -385,6 +416,7 @@ def main():
     bench_big(args, node, result)
     node.close()
     bench_many(args, result)
+    bench_replicas(args, result)
     import compare
     result["compare"] = compare.compare(args.agent, args.quick)
 

@@ -3,6 +3,7 @@
 The node that accepts is gamma; where a run goes is the tests' choice (node.name)."""
 import json
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -273,3 +274,42 @@ def test_the_same_key_at_two_nodes_is_one_run(cluster):
         assert len(got) == 3 and len(set(got.values())) == 1, got
         r = a.http("POST", "/v1/jobs/once/runs", b"another body", {"Idempotency-Key": f"key {i}"})
         assert (r.status, r.json()["code"]) == (422, "idempotency_key_reused")
+
+
+# ---- splits ----
+
+def test_a_split_heals_and_one_record_stands(cluster):
+    """gamma's agent is stopped for so long that the others go on without it, and then goes on
+    itself as if nothing had been."""
+    c = cluster(node__slots=2)
+    a, b, g = c
+    faults.put_job(g, "split", shell("sleep 2; echo $AGENT_NODE", retries={
+        "max": 5, "delay": "0s"}))
+    ids = [faults.trigger(g, "split") for _ in range(12)]
+    pid = g.agent_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        def taken():
+            """others go on with its runs"""
+            return sum(len(rows(n, "SELECT 1 FROM run WHERE id = ?",
+                                bytes.fromhex(ulid_hex(i)))) for n in (a, b) for i in ids) >= 6
+        wait_for(taken, 60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    ended(c, ids, seconds=90)
+
+    def agreed():
+        """one node has each run, and all tell the same of it"""
+        for i in ids:
+            have = [n for n in c if rows(n, "SELECT 1 FROM run WHERE id = ?",
+                                         bytes.fromhex(ulid_hex(i)))]
+            told = [n.run(i) for n in c]
+            if len(have) != 1 or len({json.dumps({k: v for k, v in t.items() if k != "merged"})
+                                      for t in told}) != 1 or told[0]["state"] != "succeeded":
+                return False
+        return True
+    try:
+        wait_for(agreed, 40, 0.2)
+    except AssertionError as e:
+        left = [[n.run(i) for n in c] for i in ids]
+        raise AssertionError(f"{e}\n{json.dumps(left)[:4000]}\n{g.log()[-3000:]}") from None
