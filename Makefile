@@ -8,6 +8,7 @@
 #   make fuzz TARGET=http1 SECONDS=60  one fuzz target, for a time
 #   make sim [SIM_ARGS='--seed 7']     thousands of nodes on a virtual clock
 #   make soak SEEDS=100                gossip's scenarios with as many seeds
+#   make soak MINUTES=30 [SEED=n]      five nodes under load, a fault every two seconds; the table at the end
 #   make system [K=expression]         pytest against build/agent
 #   make static                        structural checks, format, linters
 #   make check                         installs what the tests need, then all of the above (root)
@@ -210,12 +211,18 @@ SIM_WORLDS := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tests/lib/*_world.c))
 sim: $(SIM)
 	@for s in $^; do $$s $(SIM_ARGS) || exit 1; done
 
-# As many seeds as asked: each prints only what fails.
+# As many seeds as asked: each prints only what fails. With MINUTES: real nodes and real faults.
 SEEDS ?= 20
+ifneq ($(MINUTES),)
+soak: $(B)/agent
+	AGENT=$(abspath $(B)/agent) $(PYTHON) tests/system/soak.py --minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED))
+else
 soak: $(B)/sim/sim_gossip
 	@for seed in $$(seq 1 $(SEEDS)); do \
 		$< --quick --plain --seed $$seed > $(B)/sim/soak.log || { cat $(B)/sim/soak.log; exit 1; }; \
 	done; echo "ok   soak: $(SEEDS) seeds"
+endif
 
 # What both compilers make of it goes the same way, step for step.
 check-sim: $(SIM) $(SIM:=.clang)

@@ -457,7 +457,7 @@ void node_copy_look(struct node *n)
     LIST_EACH_SAFE (pos, &n->copies) {
         struct node_copy *c = LIST_ITEM(pos, struct node_copy, link);
         if (c->ended && n->copies_owed > NODE_COPY_OWED_MAX) {
-            n->copies_dropped++;
+            telemetry_count(n->metrics, TELEMETRY_DROPPED_TOTAL, TELEMETRY_LABELS("copies"), 1);
             node_copy_free(c);
         } else if (c->run == NULL && !c->ended && len < FILL_MAX && is_short(c, want)) {
             ids[len++] = c->id;

@@ -86,7 +86,7 @@ static void on_adopted(void *arg, int status)
         heir_over(x);
         return;
     }
-    n->runs_taken++;
+    telemetry_count(n->metrics, TELEMETRY_RUNS_TAKEN_OVER_TOTAL, TELEMETRY_NO_LABELS, 1);
     log_info("run %s is this node's now (epoch %u): its owner is gone", node_id_text(x->run.id, id),
              x->run.epoch);
     if (x->doc != NULL) {
@@ -317,7 +317,9 @@ static void on_yielded(void *arg, int status)
     struct yielding *y = arg;
     struct node *n = y->node;
 
-    n->runs_merged += status == 0 && y->v.doubled ? 1 : 0;
+    if (status == 0 && y->v.doubled) {
+        telemetry_count(n->metrics, TELEMETRY_RUNS_MERGED_TOTAL, TELEMETRY_NO_LABELS, 1);
+    }
     if (!n->closing && status == 0 &&
         (y->v.said == JOB_REPLICA_DEMOTED || y->v.said == JOB_REPLICA_KEPT)) {
         node_heir_fenced(n, &y->v.run);

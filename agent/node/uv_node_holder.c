@@ -53,7 +53,9 @@ static void on_stored(void *arg, int status)
     }
     for (size_t i = 0; status == 0 && !n->closing && i < x->copies.n; i++) {
         const struct job_replica *v = &x->copies.v[i];
-        n->runs_merged += v->doubled ? 1 : 0;
+        if (v->doubled) {
+            telemetry_count(n->metrics, TELEMETRY_RUNS_MERGED_TOTAL, TELEMETRY_NO_LABELS, 1);
+        }
         if (v->said == JOB_REPLICA_DEMOTED) {
             node_heir_fenced(n, &v->run);
         }

@@ -366,7 +366,6 @@ struct node {
         returned_ms;    /* until then an earlier life's runs wait for their holders' word; 0: not */
     struct list claims; /* struct claiming */
     struct loop_timer claim_timer;
-    uint64_t copies_dropped, runs_taken, runs_merged;
     struct list end_waits; /* struct node_query: answered when that run's end is durable */
     struct map guests;
     struct list guest_list;

@@ -280,6 +280,8 @@ enum telemetry_metric {
     TELEMETRY_QUEUE_OLDEST,             /* - ; value in microseconds */
     TELEMETRY_RUNS_RUNNING,             /* job */
     TELEMETRY_FORWARDS_TOTAL,           /* reason */
+    TELEMETRY_RUNS_TAKEN_OVER_TOTAL,    /* - */
+    TELEMETRY_RUNS_MERGED_TOTAL,        /* - */
     TELEMETRY_ROUTE_DECISIONS_TOTAL,    /* basis */
     TELEMETRY_PROFILE_SAMPLES,          /* job */
     TELEMETRY_RIGHT_SIZE_BYTES,         /* job, kind: asked, learned */

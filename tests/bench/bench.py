@@ -362,7 +362,8 @@ def bench_replicas(args, result):
         got = {"one": [], "two": []}
         for _ in range(3):
             for which, at in ("one", lone), ("two", owner):
-                got[which].append(submit(args, at, "POST", "/v1/jobs/sleeper/runs", count, inflight))
+                r = submit(args, at, "POST", "/v1/jobs/sleeper/runs", count, inflight)
+                got[which].append(r)
         p50 = {w: statistics.median(r["p50_us"] for r in rs) for w, rs in got.items()}
         rate = {w: statistics.median(r["rate"] for r in rs) for w, rs in got.items()}
         rows.append({"inflight": inflight, "p50_us": p50, "rate": rate})
