@@ -268,6 +268,29 @@ void node_core_what_if(struct node_core *c, const struct run *run, struct route_
     ret->verdicts = c->verdicts;
 }
 
+size_t node_core_to_probe(struct node_core *c, const struct run *run,
+                          const struct node_event *place, size_t max, const char **ret)
+{
+    struct route_request req = place->request;
+    struct rng before = c->rng;
+    struct route_decision d;
+    size_t at[NODE_PROBES_MAX];
+    size_t len;
+
+    decide(c, run, &req, place->image, place->image_warm, &d, &len);
+    c->rng = before; /* the same draws decide */
+    if (c->policy != ROUTE_LEARNED || d.chosen <= 0 || c->candidates[d.chosen].probed) {
+        return 0;
+    }
+    req.policy = c->policy;
+    max = max < NODE_PROBES_MAX ? max : NODE_PROBES_MAX;
+    size_t n = route_shortlist(&req, c->candidates, len, c->verdicts, max, at);
+    for (size_t i = 0; i < n; i++) {
+        ret[i] = c->peers[at[i] - 1]->name;
+    }
+    return n;
+}
+
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict)
 {
@@ -492,6 +515,9 @@ void node_core_step(struct node_core *c, const struct node_event *ev, struct nod
         return;
     case NODE_EV_PEER:
         fx->capacity = node_core_peer_set(c, &ev->peer);
+        return;
+    case NODE_EV_PROBED:
+        node_core_peer_probed(c, &ev->peer);
         return;
     case NODE_EV_OFFERED:
         offered(c, ev, fx);

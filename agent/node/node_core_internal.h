@@ -8,8 +8,12 @@
 #include "common/map.h"
 
 struct node_core_peer {
-    struct node_peer p;  /* facts and images point to what this owns */
-    uint64_t seen_ms;    /* when p's load was true */
+    struct node_peer p; /* facts and images point to what this owns */
+    uint64_t seen_ms;   /* when p's load was true */
+    /* Its own word of just now, beside p: the table's only comes again when it is another. */
+    uint64_t probed_ms; /* when it was said; 0: never */
+    unsigned probe_slots_free;
+    uint64_t probe_memory_free, probe_wait_us;
     uint64_t blocked_ms; /* not offered anything before this time */
     struct route_fact *facts;
     char *facts_text; /* what the facts' strings point into */
@@ -57,6 +61,7 @@ int node_core_peers_init(struct node_core *c); /* -ENOMEM */
 struct node_core_peer *node_core_peer_find(const struct node_core *c, struct str name);
 /* NODE_EV_PEER. True: there is more room now than before. */
 bool node_core_peer_set(struct node_core *c, const struct node_peer *p);
+void node_core_peer_probed(struct node_core *c, const struct node_peer *p); /* NODE_EV_PROBED */
 /* Room that was promised to a run there, or that it gave back. */
 void node_core_peer_take(struct node_core_peer *p, uint64_t memory_bytes);
 void node_core_peer_give(struct node_core_peer *p, uint64_t memory_bytes);

@@ -32,12 +32,14 @@
 enum {
     NODE_FACTS_MAX = 320,
     NODE_PEERS_MAX = 4096,
+    NODE_PROBES_MAX = 64, /* routing.probes at most */
     NODE_PEER_IMAGES_MAX = 4096,
     NODE_TRIES_MAX = 6, /* offers of one run before it waits */
     NODE_REFUSED_MIN_MS =
         100,                /* a peer that refused is not asked again for the wait that it named, */
     NODE_REFUSED_MS = 1000, /* within these, or until newer word of it comes */
     NODE_UNREACHED_MS = 3000,  /* the same when it could not be reached */
+    NODE_PROBE_FRESH_MS = 500, /* a peer's own word of its load counts as of now for so long */
     NODE_FORWARD_US = 2000,    /* what sending a run elsewhere costs */
     NODE_COLD_US = 400 * 1000, /* what an image costs that is not there; a guess until learned */
 };
@@ -94,6 +96,7 @@ enum node_event_type {
     NODE_EV_ROOM,       /* room: what the launcher said; facts */
     NODE_EV_PLACE,      /* job.id, job.attempt, request, image, image_warm: answers a PLACE */
     NODE_EV_PEER,       /* peer */
+    NODE_EV_PROBED,     /* peer.name and its load: its own word, of just now */
     NODE_EV_OFFERED,    /* job.id, job.attempt, request, peer.name, offered: answers an offer */
     NODE_EV_GUEST,      /* job.id, job.attempt, request: is there room? */
     NODE_EV_GUEST_BACK, /* the same for one that is here since an earlier life: it gets it */
@@ -159,6 +162,11 @@ bool node_core_settled(const struct node_core *c, uint64_t now_ms);
 bool node_core_possible(struct node_core *c, const struct route_request *request,
                         struct route_verdict *verdict);
 
+/* Whom to ask for their present load before NODE_EV_PLACE decides: the decision as it would be now
+ * falls on a peer that has not been asked lately. Names into ret (at most max, good until the next
+ * step); 0: nobody. */
+size_t node_core_to_probe(struct node_core *c, const struct run *run,
+                          const struct node_event *place, size_t max, const char **ret);
 /* Why nobody can, by this node's verdict: one sentence into dst[ERR_TEXT_MAX]. */
 void node_core_why_not(const struct route_verdict *v, const struct route_request *req, char *dst);
 

@@ -232,12 +232,30 @@ bool node_core_peer_set(struct node_core *c, const struct node_peer *p)
         peer->p.wait_us = p->wait_us;
         peer->seen_ms = c->now_ms > p->age_ms ? c->now_ms - p->age_ms : 0;
         peer->blocked_ms = 0;
+        if (peer->seen_ms >= peer->probed_ms) {
+            peer->probed_ms = 0; /* this is newer */
+        }
     }
     return more && p->state == NODE_PEER_ALIVE;
 }
 
+void node_core_peer_probed(struct node_core *c, const struct node_peer *p)
+{
+    struct node_core_peer *peer = node_core_peer_find(c, str_of(p->name));
+
+    if (peer != NULL) {
+        peer->probe_slots_free = p->slots_free;
+        peer->probe_memory_free = p->memory_free_bytes;
+        peer->probe_wait_us = p->wait_us;
+        peer->probed_ms = c->now_ms;
+    }
+}
+
 void node_core_peer_take(struct node_core_peer *p, uint64_t memory_bytes)
 {
+    p->probe_slots_free -= p->probe_slots_free > 0 ? 1 : 0;
+    p->probe_memory_free -=
+        p->probe_memory_free > memory_bytes ? memory_bytes : p->probe_memory_free;
     p->p.slots_free -= p->p.slots_free > 0 ? 1 : 0;
     p->p.memory_free_bytes -=
         p->p.memory_free_bytes > memory_bytes ? memory_bytes : p->p.memory_free_bytes;
@@ -245,6 +263,7 @@ void node_core_peer_take(struct node_core_peer *p, uint64_t memory_bytes)
 
 void node_core_peer_give(struct node_core_peer *p, uint64_t memory_bytes)
 {
+    p->probed_ms = 0; /* what it said is not so any more */
     if (p->p.slots_free < p->p.room.slots) {
         p->p.slots_free++;
     }
@@ -260,23 +279,32 @@ static bool has_image(const struct node_core_peer *p, uint64_t image)
            bsearch(&image, p->images, p->p.images_len, sizeof(image), hash_order) != NULL;
 }
 
+static uint64_t age_ms(const struct node_core *c, uint64_t since_ms)
+{
+    return c->now_ms > since_ms ? c->now_ms - since_ms : 0;
+}
+
 size_t node_core_candidates(struct node_core *c, uint64_t image)
 {
     for (size_t i = 0; i < c->peers_len; i++) {
         const struct node_core_peer *p = c->peers[i];
         bool blocked = p->blocked_ms > c->now_ms;
+        bool probed = p->probed_ms != 0 && c->now_ms - p->probed_ms <= NODE_PROBE_FRESH_MS;
         c->candidates[i + 1] = (struct route_candidate){
             .node = str_of(p->name),
             .draining = p->p.state != NODE_PEER_ALIVE,
+            .probed = probed,
             .image_warm = has_image(p, image),
             .memory_bytes = p->p.room.memory_bytes,
-            .memory_free_bytes = p->p.memory_free_bytes,
+            .memory_free_bytes = probed ? p->probe_memory_free : p->p.memory_free_bytes,
             .cpu_milli = p->p.room.cpu_milli,
             .slots = p->p.room.slots,
-            .slots_free = blocked ? 0 : p->p.slots_free,
-            .wait_us = p->p.wait_us + NODE_FORWARD_US,
+            .slots_free = blocked  ? 0
+                          : probed ? p->probe_slots_free
+                                   : p->p.slots_free,
+            .wait_us = (probed ? p->probe_wait_us : p->p.wait_us) + NODE_FORWARD_US,
             .cold_us = NODE_COLD_US,
-            .age_us = (c->now_ms > p->seen_ms ? c->now_ms - p->seen_ms : 0) * 1000,
+            .age_us = age_ms(c, probed ? p->probed_ms : p->seen_ms) * 1000,
             .facts = p->p.facts,
             .facts_len = p->p.facts_len,
         };

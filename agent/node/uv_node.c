@@ -520,6 +520,7 @@ static struct node *node_new(const struct node_options *opt)
     loop_timer_init(&n->sample, &n->owner, on_sample);
     loop_timer_init(&n->retain, &n->owner, on_retain);
     loop_timer_init(&n->peers, &n->owner, on_peers);
+    node_probes_init(n);
     loop_timer_init(&n->send_late, &n->owner, node_send_late);
     loop_timer_init(&n->claim_timer, &n->owner, node_claims_due);
     return n;
@@ -648,6 +649,7 @@ static void images_closed(void *arg)
     node_triggers_close(n);
     node_sensors_close(n);
     loop_timer_close(&n->peers);
+    loop_timer_close(&n->probes);
     loop_timer_close(&n->send_late);
     loop_timer_close(&n->claim_timer);
     loop_defer_cancel(&n->send);

@@ -129,6 +129,9 @@ struct node_live {
     bool waits_for_image;
     bool asking;                /* the store or the images owe an answer for it */
     bool pulled;                /* its image was fetched: what is missing now stays missing */
+    unsigned probe_rounds;      /* PLACING: how often peers were asked before */
+    unsigned probes_out;        /* answers that are still awaited */
+    uint64_t probes_until_ms;   /* it is placed without them then; 0: it does not wait */
     bool waits_for_programs;    /* PLACING: for what its image's programs need */
     uint64_t programs_until_ms; /* it is placed without then; 0: it has not waited */
     uint64_t started_ms;
@@ -389,6 +392,7 @@ struct node {
     uint64_t images_stamp, images_again_ms;
 
     struct loop_timer tick, ping, sample, retain, peers;
+    struct loop_timer probes; /* runs for those that wait for answers of peers */
     struct loop_defer settle;
     struct list live, live_free, pending;
     struct node_live *lives;
@@ -500,6 +504,12 @@ void node_programs_request(struct node *n, const struct run *run, const struct j
 bool node_programs_fit(struct node *n, const struct run *run, const struct job *job, struct err *e);
 /* GET /v1/images: the list with what is known of each. */
 void node_programs_list(struct node *n, struct str list, struct buf *out);
+
+/* -- uv_node_probe.c: how busy peers are, asked just before a decision -- */
+enum { NODE_PROBE_WAIT_MS = 5, NODE_PROBE_ANSWER_MS = 500 };
+void node_probes_init(struct node *n);
+/* True: peers are asked, and LIVE_ASK_PLACE comes when they have answered or time is up. */
+bool node_probes_ask(struct node_live *l, const struct node_event *place);
 
 /* -- uv_node_upstream.c -- */
 int node_upstream_start(struct node *n, struct err *e);

@@ -197,7 +197,7 @@ static void ask_place(struct node_live *l)
     const struct node_image *img = node_image_find(n, &l->run.image_digest);
     struct run now;
 
-    if ((l->tries != 0 || l->programs_until_ms != 0) &&
+    if ((l->tries != 0 || l->programs_until_ms != 0 || l->probe_rounds != 0) &&
         job_core_run(node_core_jobs(n->core), l->id, &now) && now.cancel_asked) {
         node_live_answer(l, LIVE_NO_ROOM); /* it ends then */
         return;
@@ -212,6 +212,9 @@ static void ask_place(struct node_live *l)
     ev.image_warm = img != NULL && img->state == NODE_IMAGE_READY;
     ev.job.id = l->id;
     ev.job.attempt = l->attempt;
+    if (node_probes_ask(l, &ev)) {
+        return;
+    }
     uint64_t generation = l->generation;
     node_feed(n, &ev);
     if (n->last_offer[0] != '\0') {

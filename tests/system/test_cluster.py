@@ -249,6 +249,23 @@ def test_a_full_node_sends_runs_elsewhere(cluster):
         assert output(g, r["id"]).decode().strip() == r["node"]
 
 
+def test_a_peer_is_asked_before_it_is_chosen(cluster):
+    """Whoever gets a run has said just before how busy it is; explain shows it."""
+    def chosen_was_asked():
+        """the chosen peer answered in time"""
+        run = start(cluster["alpha"], "true", "gamma")
+        await_state(cluster["alpha"], run, ["succeeded"])
+        placement = cluster["alpha"].http("GET", f"/v1/runs/{run}/placement").json()
+        gamma, = [c for c in placement["candidates"] if c["node"] == "gamma"]
+        assert placement["node"] == "gamma"
+        return gamma["probed"] and gamma["age_seconds"] < 1
+    wait_for(chosen_was_asked, 30, 0.6)
+    run = start(cluster["alpha"], "true", "alpha")
+    await_state(cluster["alpha"], run, ["succeeded"])
+    placement = cluster["alpha"].http("GET", f"/v1/runs/{run}/placement").json()
+    assert placement["node"] == "alpha"  # which needs no asking
+
+
 def test_status_is_the_same_everywhere(cluster):
     pages = [node.http("GET", "/v1/status").json() for node in cluster]
     for page in pages:

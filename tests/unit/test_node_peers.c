@@ -405,6 +405,68 @@ static void own_runs_that_wait_go_before_guests(void **state)
 
 /* Whatever comes in whatever order: no peer is given more than it said it has, figures stay within
  * what there is. */
+static size_t to_probe(struct fixture *f, const char *require, size_t max, const char **names)
+{
+    struct str r = str_of(require);
+    const struct node_event ev = {
+        .request = { .memory_bytes = 100, .require = &r, .require_len = require != NULL ? 1 : 0 },
+        .image = 77,
+        .image_warm = true
+    };
+
+    return node_core_to_probe(f->core, NULL, &ev, max, names);
+}
+
+static void probed(struct fixture *f, const char *name, unsigned slots_free, uint64_t wait_us)
+{
+    step(f, (struct node_event){ .type = NODE_EV_PROBED,
+                                 .peer = { .name = name,
+                                           .slots_free = slots_free,
+                                           .memory_free_bytes = 4000,
+                                           .wait_us = wait_us } });
+}
+
+/* A decision for a peer is made by what that peer says now. */
+static void peers_are_asked_before_they_are_chosen(void **state)
+{
+    struct fixture *f = *state;
+    const char *names[NODE_PROBES_MAX];
+    struct node_peer p;
+
+    peer(f, "p1", 1);
+    peer(f, "p2", 1);
+    peer(f, "p3", 1);
+    assert_int_equal(to_probe(f, NULL, 4, names), 0); /* this node takes it */
+    assert_int_equal(to_probe(f, "big", 2, names), 2);
+    assert_int_equal(to_probe(f, "big", 4, names), 3);
+    assert_int_equal(to_probe(f, "nothing", 4, names), 0);
+    /* All but one turn out to be full: the table's word does not count any more. */
+    probed(f, "p1", 0, 9000000);
+    probed(f, "p3", 0, 9000000);
+    assert_true(node_core_peer(f->core, STR("p1"), &p));
+    assert_int_equal(p.slots_free, 1); /* what it says to all is kept: it only says it once */
+    assert_int_equal(to_probe(f, "big", 4, names), 1);
+    assert_string_equal(names[0], "p2");
+    probed(f, "p2", 1, 0);
+    assert_int_equal(to_probe(f, "big", 4, names), 0);
+    struct ulid id = submit(f, 100);
+    place(f, id, 100, "big");
+    assert_string_equal(f->fx.offer, "p2");
+    assert_true(f->fx.candidates[f->fx.decision.chosen].probed);
+    offered(f, id, "p2", NODE_OFFER_ACCEPTED, 0);
+    probed(f, "p1", 0, 9000000);
+    peer(f, "p1", 1); /* newer word */
+    assert_int_equal(to_probe(f, "big", 4, names), 1);
+    /* What was said half a second ago is asked again; who is not known is passed over. */
+    f->now_ms += NODE_PROBE_FRESH_MS + 1;
+    step(f, (struct node_event){ .type = NODE_EV_JOB, .job = { .type = JOB_EV_TICK } });
+    assert_int_equal(to_probe(f, "big", 4, names), 2); /* p2 has what it was given */
+    probed(f, "nobody", 5, 0);
+    /* Only learned placement asks. */
+    node_core_set_policy(f->core, ROUTE_RANDOM);
+    assert_int_equal(to_probe(f, "big", 4, names), 0);
+}
+
 static void figures_stay_within_bounds(void **state)
 {
     struct fixture *f = *state;
@@ -633,6 +695,7 @@ int main(void)
         CORE(ids_lead_to_names),
         CORE(guests_take_room_until_they_are_over),
         CORE(own_runs_that_wait_go_before_guests),
+        CORE(peers_are_asked_before_they_are_chosen),
         CORE(figures_stay_within_bounds),
         CORE(peers_survive_every_failed_allocation),
         cmocka_unit_test(an_offer_comes_through),
