@@ -78,6 +78,7 @@ struct settings_store {
     uint64_t replicas_min;
     uint64_t replicate_output_bytes;
     uint64_t retention_ms;
+    uint64_t retention_failed_ms;
     uint64_t retention_bytes;
     uint64_t max_queued;     /* runs waiting on this node */
     uint64_t min_free_bytes; /* less free disk: 507 */

@@ -170,6 +170,7 @@ api_op_fn api_run_output, api_run_logs;
 
 /* uv_api_triggers.c */
 api_op_fn api_hook, api_hook_sign, api_event_post, api_trigger_list;
+api_op_fn api_trigger_test, api_trigger_fire, api_trigger_pause, api_trigger_resume;
 api_op_fn api_secret_list, api_secret_put, api_secret_delete;
 
 /* -- uv_api_spool.c: a payload on its way into spool/ -- */

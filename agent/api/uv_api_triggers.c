@@ -32,7 +32,7 @@ static void hook_came(void *arg, const struct node_error *error, const struct ru
     char id[ULID_TEXT_CAP];
 
     if (error != NULL && error->code == NODE_IGNORED) {
-        (void)buf_adds(&b, "{\"accepted\":false,\"detail\":\"the condition does not hold\"}");
+        (void)buf_addf(&b, "{\"accepted\":false,\"detail\":\"%s\"}", error->detail);
         api_send_json(c, 200, &b);
         return;
     }
@@ -230,6 +230,58 @@ void api_trigger_list(struct api_call *c)
         return;
     }
     node_trigger_list(c->api->node, str_of(job), api_answer_text, c);
+}
+
+/* A call's text, as far as conditions see it. */
+static void test_body(void *arg, struct http_req *req, int status, struct str body)
+{
+    struct api_call *c = arg;
+    struct trigger_hook_header headers[HTTP1_HEADERS_MAX];
+    struct node_trigger_input in = { .body = body, .headers = headers, .query = c->head->query };
+    char topic[TRIGGER_TOPIC_MAX + 1] = "";
+
+    (void)req;
+    if (!api_body_ok(c, status, node_settings(c->api->node)->http.max_event_bytes)) {
+        return;
+    }
+    int rc = http1_query(c->head->query, "topic", 0, topic, sizeof topic);
+    if (rc != 0 && rc != -ENOENT) {
+        api_fail(c, 400, "bad_request", "query parameter 'topic' is not a topic");
+        return;
+    }
+    in.topic = str_of(topic);
+    in.headers_len = headers_of(c->head, headers);
+    node_trigger_test(c->api->node, str_of(c->param), &in, api_answer_text, c);
+}
+
+void api_trigger_test(struct api_call *c)
+{
+    http_req_read_all(c->req, node_settings(c->api->node)->http.max_event_bytes, test_body, c);
+}
+
+static void fire_body(void *arg, struct http_req *req, int status, struct str body)
+{
+    struct api_call *c = arg;
+
+    (void)req;
+    if (api_body_ok(c, status, node_settings(c->api->node)->http.max_event_bytes)) {
+        node_trigger_fire(c->api->node, str_of(c->param), body, hook_came, c);
+    }
+}
+
+void api_trigger_fire(struct api_call *c)
+{
+    http_req_read_all(c->req, node_settings(c->api->node)->http.max_event_bytes, fire_body, c);
+}
+
+void api_trigger_pause(struct api_call *c)
+{
+    node_trigger_pause(c->api->node, str_of(c->param), true, api_answer_text, c);
+}
+
+void api_trigger_resume(struct api_call *c)
+{
+    node_trigger_pause(c->api->node, str_of(c->param), false, api_answer_text, c);
 }
 
 /* ---- secrets ---- */

@@ -95,6 +95,16 @@ static const struct cli_example runs_examples[] = {
     { "agent cancel $(agent runs -q -s queued -j encrypt)", "cancel what waits" },
 };
 
+static const struct cli_option failed_options[] = {
+    { "job", 'j', "JOB", false, "only runs of this job" },
+    { "all", 0, NULL, false, "retry: all of them" },
+    { "limit", 'n', "N", false, "ls: at most N, newest first (default 20; 0: all)" },
+};
+static const struct cli_example failed_examples[] = {
+    { "agent failed", "what failed for good" },
+    { "agent failed retry --all -j encrypt", "once the cause is mended" },
+};
+
 static const struct cli_option logs_options[] = {
     { "follow", 'f', NULL, false, "go on until the run ends" },
     { "stdout", 0, NULL, false, "the run's stdout" },
@@ -180,6 +190,13 @@ static const struct cli_example nodes_examples[] = {
 static const struct cli_example trigger_examples[] = {
     { "agent trigger ls", "all of them" },
     { "agent trigger ls report", "those of one job" },
+    { "agent trigger test deploy/github -p push.json", "would this set it off?" },
+    { "agent trigger fire report/nightly", "now, not at its time" },
+    { "agent trigger pause report", "until 'agent trigger resume report'" },
+};
+static const struct cli_option trigger_options[] = {
+    { "payload", 'p', "FILE", false, "test, fire: the input ('-': stdin; default: nothing)" },
+    { "topic", 0, "TOPIC", false, "test: the topic of a sensor's message" },
 };
 static const struct cli_example schedule_examples[] = {
     { "agent schedule next report", "when will it run?" },
@@ -216,7 +233,7 @@ static const struct cli_example members_examples[] = {
 
 static const struct cli_option table_options[] = {
     { "type", 't', "TYPE", false,
-      "only these: capability, load, image, job, token, secret, schedule, profile" },
+      "only these: capability, load, image, job, token, secret, schedule, pause, profile" },
     { "limit", 'n', "N", false, "at most N rows (default 0: all)" },
 };
 static const struct cli_example table_examples[] = {
@@ -442,6 +459,19 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .args_max = CLI_POS_MAX,
                     .words = CLI_WORD_RUN,
                     EXAMPLES(retry_examples) },
+    [CLI_FAILED] = { .name = "failed",
+                     .usage = "[ls] [-j JOB] [-n N] | retry RUN ... | retry --all [-j JOB]",
+                     .summary = "list runs that failed for good, and retry them",
+                     .text =
+                         "Runs that have used up their retries: failed, timed_out or lost. They "
+                         "are kept for store.retention_failed. 'retry' queues them again, with "
+                         "all retries of their document, one by one or all.",
+                     OPTIONS(failed_options),
+                     .groups = LISTING,
+                     .args_max = CLI_POS_MAX,
+                     .words = CLI_WORD_LIST,
+                     .list = "ls retry",
+                     EXAMPLES(failed_examples) },
     [CLI_APPLY] = { .name = "apply",
                     .usage = "-f FILE ...",
                     .summary = "create or change jobs from JSON documents",
@@ -536,15 +566,22 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                     .words = CLI_NO_WORDS,
                     EXAMPLES(table_examples) },
     [CLI_TRIGGER] = { .name = "trigger",
-                      .usage = "[ls [JOB]]",
-                      .summary = "list what sets jobs off",
+                      .usage = "[ls [JOB]] | test|fire TRIGGER [-p FILE] | pause|resume TRIGGER",
+                      .summary = "list, test, set off, pause what sets jobs off",
                       .text =
-                          "Schedules with their next time, web hooks, sensors, events, and jobs "
-                          "after jobs, as the documents of the jobs say (\"triggers\").",
+                          "'ls': schedules with their next time, web hooks, sensors, events, and "
+                          "jobs after jobs, as the documents of the jobs say (\"triggers\"). "
+                          "TRIGGER is JOB/NAME, or JOB/KIND/NAME where names are the same; JOB "
+                          "alone is its only one, for 'pause' and 'resume' all of them. 'test' says "
+                          "whether an input would set it off and starts nothing; 'fire' sets it off "
+                          "now, with the input as the run's payload, and prints the run. 'pause' "
+                          "holds it on every node, over restarts, until 'resume'; what a schedule "
+                          "missed meanwhile is not made up for.",
+                      OPTIONS(trigger_options),
                       .groups = LISTING,
                       .args_max = 2,
                       .words = CLI_WORD_LIST,
-                      .list = "ls",
+                      .list = "ls test fire pause resume",
                       EXAMPLES(trigger_examples) },
     [CLI_SCHEDULE] = { .name = "schedule",
                        .usage = "next JOB",

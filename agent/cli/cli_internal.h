@@ -31,6 +31,7 @@ enum cli_id {
     CLI_TOP,
     CLI_CANCEL,
     CLI_RETRY,
+    CLI_FAILED,
     CLI_APPLY,
     CLI_PUSH,
     CLI_IMAGES,

@@ -152,6 +152,7 @@ int cli_cmd_members(struct cli_ctx *ctx);
 int cli_cmd_drain(struct cli_ctx *ctx);
 int cli_cmd_leave(struct cli_ctx *ctx);
 int cli_cmd_table(struct cli_ctx *ctx);
+int cli_cmd_failed(struct cli_ctx *ctx);
 int cli_cmd_trigger(struct cli_ctx *ctx);
 int cli_cmd_schedule(struct cli_ctx *ctx);
 int cli_cmd_hook(struct cli_ctx *ctx);

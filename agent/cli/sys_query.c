@@ -194,6 +194,100 @@ int cli_cmd_runs(struct cli_ctx *ctx)
     return show_pages(ctx, &p);
 }
 
+/* ---- what failed for good ---- */
+
+static void failed_pages(const struct cli_ctx *ctx, struct buf *query, struct pages *p)
+{
+    const char *job = cli_args_value(&ctx->args, "job");
+
+    (void)buf_adds(query, "&state=failed,timed_out,lost");
+    if (job != NULL) {
+        (void)buf_adds(query, "&job=");
+        cli_escape_url(query, str_of(job), false);
+    }
+    *p = (struct pages){ .path = "/v1/runs", .key = "runs", .view = cli_view_runs };
+    p->query = buf_cstr(query);
+}
+
+/* False: it was not queued again; why is on stderr. */
+static bool retry_one(struct cli_ctx *ctx, struct cli_http *h, const char *run)
+{
+    AUTO_BUF struct buf target = BUF_INIT(TARGET_MAX);
+    struct err e;
+
+    (void)buf_addf(&target, "/v1/runs/%s/retry", run);
+    if (cli_call(ctx, h, "POST", buf_cstr(&target), (struct str){ NULL, 0 }, NULL, NULL, &e) != 0) {
+        (void)cli_fail(CLI_EXIT_FAILED, "%s: %s", run, e.text);
+        return false;
+    }
+    if (ctx->view.format != CLI_FORMAT_QUIET) {
+        (void)buf_addf(&ctx->out, "%s queued\n", run);
+    }
+    return true;
+}
+
+/* The list is read as a whole first: what is retried may fail again meanwhile. */
+static int retry_all(struct cli_ctx *ctx, struct cli_http *h)
+{
+    AUTO_BUF struct buf all = BUF_INIT(8ULL * CLI_ANSWER_MAX);
+    AUTO_BUF struct buf query = BUF_INIT(TARGET_MAX);
+    AUTO_JSON struct json_doc *doc = NULL;
+    const struct json_limits limits = { .depth_max = 64, .nodes_max = 64 * 1024 * 1024 };
+    struct pages p;
+    struct err e;
+    int code = CLI_EXIT_OK;
+
+    failed_pages(ctx, &query, &p);
+    int rc = gather(ctx, &p, &all, &e);
+    rc = rc == 0 ? json_parse(buf_cstr(&all), all.len, &limits, &doc, &e) : rc;
+    if (rc != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    const struct json *runs = json_get(json_root(doc), "runs");
+    JSON_EACH (one, runs) {
+        char run[64];
+        if (str_copy(run, sizeof run, cli_json_str(one, "id")) != 0 || !retry_one(ctx, h, run)) {
+            code = CLI_EXIT_FAILED;
+        }
+    }
+    return cli_print(ctx, code);
+}
+
+int cli_cmd_failed(struct cli_ctx *ctx)
+{
+    const struct cli_args *a = &ctx->args;
+    AUTO_HTTP struct cli_http *h = NULL;
+    AUTO_BUF struct buf query = BUF_INIT(TARGET_MAX);
+    struct pages p;
+    struct err e;
+    bool all = cli_args_has(a, "all");
+    int code = CLI_EXIT_OK;
+
+    if (a->pos_len == 0 || (strcmp(a->pos[0], "ls") == 0 && a->pos_len == 1)) {
+        failed_pages(ctx, &query, &p);
+        int rc = limit_of(ctx, RUNS_DEFAULT, &p.limit);
+        return rc != 0 ? rc : show_pages(ctx, &p);
+    }
+    if (strcmp(a->pos[0], "retry") != 0 || all == (a->pos_len > 1)) {
+        return cli_fail(CLI_EXIT_USAGE, "agent failed: ls, retry RUN ..., or retry --all");
+    }
+    if (cli_http_new(ctx, &h, &e) != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    if (all) {
+        return retry_all(ctx, h);
+    }
+    for (size_t i = 1; i < a->pos_len; i++) {
+        char run[64];
+        if (cli_resolve_run(ctx, h, a->pos[i], run, sizeof run, &e) != 0) {
+            code = cli_fail(CLI_EXIT_FAILED, "%s: %s", a->pos[i], e.text);
+        } else if (!retry_one(ctx, h, run)) {
+            code = CLI_EXIT_FAILED;
+        }
+    }
+    return cli_print(ctx, code);
+}
+
 /* One request without a body for each name; prints a line for each that worked. */
 static int each_name(struct cli_ctx *ctx, size_t first, const char *method, const char *prefix,
                      const char *done)

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "agent/cli/sys_cli.h"
+#include "common/insist.h"
 #include "common/mem.h"
 
 enum { TARGET_MAX = 16 * 1024, BODY_MAX = 64 * 1024 * 1024 };
@@ -37,12 +38,64 @@ static int of_job(struct cli_ctx *ctx, const char *job, view_fn *view)
     return get(ctx, buf_cstr(&target), view);
 }
 
+/* test, fire, pause, resume. */
+static int trigger_do(struct cli_ctx *ctx, const char *verb, const char *trigger)
+{
+    struct err e = { 0 };
+    AUTO_HTTP struct cli_http *h = NULL;
+    AUTO_JSON struct json_doc *doc = NULL;
+    AUTO_BUF struct buf body = BUF_INIT(BODY_MAX);
+    AUTO_BUF struct buf target = BUF_INIT(TARGET_MAX);
+    const char *path = cli_args_value(&ctx->args, "payload");
+    const char *topic = cli_args_value(&ctx->args, "topic");
+    bool would = false;
+
+    (void)buf_addf(&target, "/v1/triggers/%s/", verb);
+    cli_escape_url(&target, str_of(trigger), true);
+    if (topic != NULL) {
+        (void)buf_adds(&target, "?topic=");
+        cli_escape_url(&target, str_of(topic), false);
+    }
+    int rc = path != NULL ? cli_read_input(path, &body, &e) : 0;
+    rc = rc == 0 ? cli_http_new(ctx, &h, &e) : rc;
+    rc = rc == 0 ? cli_call(ctx, h, "POST", buf_cstr(&target), buf_str(&body), &doc, NULL, &e) : rc;
+    if (rc != 0) {
+        return cli_fail(CLI_EXIT_FAILED, "%s", e.text);
+    }
+    const struct json *root = json_root(doc);
+    if (ctx->view.format == CLI_FORMAT_JSON) {
+        cli_view_json(&ctx->view, root);
+        return cli_print(ctx, CLI_EXIT_OK);
+    }
+    if (strcmp(verb, "test") == 0) {
+        (void)json_bool(json_get(root, "would_fire"), &would);
+        (void)buf_addf(&ctx->out, "%s: %.*s\n", would ? "yes" : "no",
+                       STR_ARG(cli_json_str(root, "detail")));
+        return cli_print(ctx, would ? CLI_EXIT_OK : CLI_EXIT_FAILED);
+    }
+    if (strcmp(verb, "fire") == 0) {
+        (void)buf_addf(&ctx->out, "%.*s\n", STR_ARG(cli_json_str(root, "id")));
+    } else if (ctx->view.format != CLI_FORMAT_QUIET) {
+        (void)buf_addf(&ctx->out, "trigger/%s %sd\n", trigger, verb);
+    }
+    return cli_print(ctx, CLI_EXIT_OK);
+}
+
 int cli_cmd_trigger(struct cli_ctx *ctx)
 {
-    if (ctx->args.pos_len != 0 && strcmp(ctx->args.pos[0], "ls") != 0) {
-        return cli_fail(CLI_EXIT_USAGE, "agent trigger: 'ls' is what there is");
+    static const char *const verbs[] = { "test", "fire", "pause", "resume" };
+    const struct cli_args *a = &ctx->args;
+
+    if (a->pos_len == 0 || strcmp(a->pos[0], "ls") == 0) {
+        return of_job(ctx, a->pos_len == 2 ? a->pos[1] : NULL, cli_view_triggers);
     }
-    return of_job(ctx, ctx->args.pos_len == 2 ? ctx->args.pos[1] : NULL, cli_view_triggers);
+    for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+        if (strcmp(a->pos[0], verbs[i]) == 0 && a->pos_len == 2) {
+            return trigger_do(ctx, verbs[i], a->pos[1]);
+        }
+    }
+    return cli_fail(CLI_EXIT_USAGE,
+                    "agent trigger: ls [JOB], or test, fire, pause or resume TRIGGER");
 }
 
 int cli_cmd_schedule(struct cli_ctx *ctx)

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
 #include "common/mem.h"
@@ -227,6 +228,13 @@ static void w_retries(struct json_w *w, const struct job *j)
     job_w_milli(w, "backoff", p->retry_backoff_milli);
     job_w_milli(w, "jitter", p->retry_jitter_milli);
     job_w_milli(w, "max_delay", p->retry_max_delay_ms);
+    if (p->retry_budget_milli != 0) {
+        job_w_milli(w, "budget", p->retry_budget_milli);
+    }
+    if (p->exit_rules_len != 0) {
+        json_w_key(w, "exit_codes");
+        job_exit_rules_to_json(p, w);
+    }
     json_w_end(w);
 }
 

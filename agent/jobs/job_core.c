@@ -114,62 +114,11 @@ static void end_waiting(struct job_core *c, struct job_entry *e, enum run_reason
     finish(c, e, r);
 }
 
-/* May this end be tried again, and does that use up a retry? */
-enum again { AGAIN_NO, AGAIN_RETRY, AGAIN_FREE };
-
-static enum again try_again(const struct job_core *c, const struct job_entry *e,
-                            const struct run *r, const struct job_result *res)
-{
-    uint32_t most = r->policy.retries_max;
-
-    if (r->attempt >= RUN_ATTEMPT_MAX) {
-        return AGAIN_NO;
-    }
-    switch ((enum run_reason)r->reason) {
-    case RUN_REASON_EXIT:
-        if (r->exit_code == 0) {
-            return AGAIN_NO;
-        }
-        if (r->exit_code == 75 && r->policy.retries_asked_max > most) {
-            most = r->policy.retries_asked_max;
-        }
-        break;
-    case RUN_REASON_OOM:
-        if (res->grow_bytes != 0) {
-            return AGAIN_FREE;
-        }
-        break;
-    case RUN_REASON_SIGNAL:
-    case RUN_REASON_TIMEOUT:
-    case RUN_REASON_IMAGE:
-    case RUN_REASON_SANDBOX:
-        break;
-    case RUN_REASON_NODE_LOST:
-        if (res->innocent || (c->draining && e->stop_sent)) {
-            return AGAIN_FREE; /* we stopped it: not its fault */
-        }
-        /* A cluster goes on when a node dies: unless the document speaks of retries. */
-        if (e->elsewhere && r->policy.retries_asked_max > most) {
-            most = r->policy.retries_asked_max;
-        }
-        break;
-    case RUN_REASON_NONE:
-    case RUN_REASON_NO_MATCH:
-    case RUN_REASON_CANCELLED:
-    case RUN_REASON_DEADLINE:
-    case RUN_REASON_QUOTA:
-    case RUN_REASON_OUTPUT:
-    case RUN_REASON_SECRET:
-    case RUN_REASON_COUNT:
-        return AGAIN_NO;
-    }
-    return r->retries < most ? AGAIN_RETRY : AGAIN_NO;
-}
-
 /* *r has just ended and shall be tried again: that attempt's record goes along as former. */
 static void queue_again(struct job_core *c, struct job_entry *e, struct run *r, bool is_free,
-                        uint64_t grow_bytes)
+                        const struct job_result *res)
 {
+    uint64_t grow_bytes = res->grow_bytes;
     struct run *former = job_core_scratch(c);
 
     *former = *r;
@@ -181,7 +130,8 @@ static void queue_again(struct job_core *c, struct job_entry *e, struct run *r, 
     uint64_t delay = 0;
     if (!is_free) {
         r->retries++;
-        delay = job_core_backoff_ms(&r->policy, r->retries, &c->rng);
+        delay = res->retry_after_ms != 0 ? res->retry_after_ms
+                                         : job_retry_backoff_ms(&r->policy, r->retries, &c->rng);
     }
     r->retry_at_us = delay != 0 ? c->now_us + (int64_t)(delay * 1000) : 0;
     e->queue_deadline_ms = r->policy.queue_timeout_ms != 0
@@ -248,11 +198,11 @@ void job_core_attempt_over(struct job_core *c, struct job_entry *e, struct run *
     r->log_truncated = res->log_truncated;
     r->usage = res->usage;
     run_set_text(r->detail, sizeof r->detail, str_of(res->detail));
-    enum again again = try_again(c, e, r, res);
-    if (again == AGAIN_NO) {
+    enum job_again again = job_core_again(c, e, r, res);
+    if (again == JOB_AGAIN_NO) {
         finish(c, e, r);
     } else {
-        queue_again(c, e, r, again == AGAIN_FREE, res->grow_bytes);
+        queue_again(c, e, r, again == JOB_AGAIN_FREE, res);
     }
 }
 
@@ -302,6 +252,9 @@ static void enter(struct job_core *c, const struct job_event *ev, const struct r
         return;
     }
     e->phase = JOB_PH_STORING;
+    if (former == NULL) {
+        job_budget_first(&e->queue->budget, c->now_ms);
+    }
     e->queue_deadline_ms =
         r->policy.queue_timeout_ms != 0 ? c->now_ms + r->policy.queue_timeout_ms : UINT64_MAX;
     c->n_storing++;

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs_core.h"
 #include "common/list.h"
 #include "common/map.h"
@@ -65,6 +66,7 @@ struct job_queue {
     uint32_t concurrency;
     uint32_t revision; /* that concurrency is from */
     bool resting;      /* its first run found no room; until the next wake */
+    struct job_budget budget;
     char name[RUN_JOB_CAP];
 };
 
@@ -173,7 +175,11 @@ void job_core_ready(struct job_core *c, struct job_queue *q);
 void job_core_missed(struct job_core *c, struct job_entry *e);
 void job_core_wake(struct job_core *c); /* nobody rests any more */
 void job_core_dispatch(struct job_core *c);
-/* The delay before the retries-th retry. */
-uint64_t job_core_backoff_ms(const struct run_policy *p, uint32_t retries, struct rng *rng);
+
+/* May this end be tried again, and does that use up a retry (job_core_again.c)? Says in the record
+ * when it is the budget that forbids it. */
+enum job_again { JOB_AGAIN_NO, JOB_AGAIN_RETRY, JOB_AGAIN_FREE };
+enum job_again job_core_again(struct job_core *c, const struct job_entry *e, struct run *r,
+                              const struct job_result *res);
 
 #endif

@@ -3,16 +3,6 @@
 /* One start costs a job STRIDE / (1 + priority) of virtual time. */
 #define STRIDE (UINT64_C(1) << 20)
 
-/* Documents may ask for 7 days at most; the rest keeps the sums below far from overflow. */
-#define DELAY_MAX_MS (UINT64_C(30) * 24 * 3600 * 1000)
-
-static uint64_t delay_most(const struct run_policy *p)
-{
-    uint64_t most =
-        p->retry_max_delay_ms > p->retry_delay_ms ? p->retry_max_delay_ms : p->retry_delay_ms;
-    return most < DELAY_MAX_MS ? most : DELAY_MAX_MS;
-}
-
 static void timer_for_wait(struct job_core *c, struct job_entry *e)
 {
     uint64_t at = e->queue_deadline_ms;
@@ -66,7 +56,7 @@ void job_core_wait(struct job_core *c, struct job_entry *e, const struct run *r)
     e->queue->waiting++;
     if (r->retry_at_us > c->now_us) {
         /* The wall clock may have been set back meanwhile: never longer than the policy says. */
-        uint64_t most = delay_most(&r->policy);
+        uint64_t most = job_retry_longest_ms(&r->policy);
         uint64_t left = ((uint64_t)(r->retry_at_us - c->now_us) + 999) / 1000;
         e->phase = JOB_PH_DELAYED;
         e->not_before_ms = c->now_ms + (left < most ? left : most);
@@ -152,24 +142,4 @@ void job_core_dispatch(struct job_core *c)
         }
         place(c, CONTAINER_OF(c->ready.root, struct job_queue, ready));
     }
-}
-
-uint64_t job_core_backoff_ms(const struct run_policy *p, uint32_t retries, struct rng *rng)
-{
-    uint64_t most = delay_most(p);
-    uint64_t delay = p->retry_delay_ms < most ? p->retry_delay_ms : most;
-
-    for (uint32_t i = 1; i < retries && delay != 0 && delay < most; i++) {
-        if (p->retry_backoff_milli <= 1000) {
-            break;
-        }
-        uint64_t next = delay * p->retry_backoff_milli / 1000;
-        delay = next > delay ? next : delay + 1;
-    }
-    if (delay > most) {
-        delay = most;
-    }
-    uint64_t span = delay * p->retry_jitter_milli / 1000;
-    delay = delay - span + rng_below(rng, 2 * span + 1);
-    return delay < most ? delay : most;
 }

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
 #include "common/mem.h"
@@ -681,6 +682,21 @@ static void f_retries_jitter(struct parse *p, const struct json *v)
     p->j->policy.retry_jitter_milli = (uint32_t)milli;
 }
 
+static void f_retries_budget(struct parse *p, const struct json *v)
+{
+    uint64_t milli = p->j->policy.retry_budget_milli;
+
+    get_milli(p, "budget", v, 0, 100000, &milli);
+    p->j->policy.retry_budget_milli = (uint32_t)milli;
+}
+
+static void f_retries_exit_codes(struct parse *p, const struct json *v)
+{
+    struct job_problem bad;
+
+    taken(p, job_exit_rules_parse(v, &p->j->policy, bad.field, bad.detail), &bad);
+}
+
 /* --- the document --- */
 
 enum { M_JOB = BIT(JOB_REGISTERED), M_ONCE = BIT(JOB_ONE_OFF), M_OVER = BIT(JOB_OVERRIDE) };
@@ -698,6 +714,8 @@ static const struct field retries_fields[] = {
     { "backoff", f_retries_backoff, M_ALL },
     { "jitter", f_retries_jitter, M_ALL },
     { "max_delay", f_retries_max_delay, M_ALL },
+    { "budget", f_retries_budget, M_ALL },
+    { "exit_codes", f_retries_exit_codes, M_ALL },
 };
 
 static void read_fields(struct parse *p, const struct json *o, const struct field *fields,

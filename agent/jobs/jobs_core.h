@@ -112,6 +112,7 @@ struct job_result {
     bool innocent; /* NODE_LOST, and not by what it did: tried again without using up a retry */
     /* OOM: tried again at once with this limit, which uses up no retry; 0: an end like any other */
     uint64_t grow_bytes;
+    uint64_t retry_after_ms; /* the job asked for this long until its next attempt; 0: it did not */
     uint64_t output_bytes;
     uint64_t log_bytes;
     int64_t started_us; /* 0: not known, or never */

@@ -117,6 +117,14 @@ struct run_limits {
     uint8_t output_truncate; /* past the output limit: drop the rest instead of ending the run */
 };
 
+/* What an exit code means, by the narrowest range that it is in. */
+enum run_exit_means { RUN_EXIT_FAILS = 1, RUN_EXIT_RETRIES = 2 };
+enum { RUN_EXIT_RULES_MAX = 8, RUN_EXIT_RULES_TEXT = RUN_EXIT_RULES_MAX * 16 };
+struct run_exit_rule {
+    uint8_t first, last; /* 1 to 255 */
+    uint8_t means;       /* enum run_exit_means */
+};
+
 /* How the queue treats this run; taken from the job document when it is accepted. */
 struct run_policy {
     uint32_t retries_max;       /* attempts after the first, for any failure */
@@ -125,9 +133,12 @@ struct run_policy {
     uint32_t retry_jitter_milli; /* share of the delay, 0 to 1000 */
     uint64_t retry_delay_ms;
     uint64_t retry_max_delay_ms;
-    uint64_t queue_timeout_ms; /* 0: waits as long as it takes */
-    uint32_t concurrency;      /* runs of this job at a time; 0: no limit */
-    uint32_t priority;         /* 0 to 100 */
+    uint64_t queue_timeout_ms;   /* 0: waits as long as it takes */
+    uint32_t concurrency;        /* runs of this job at a time; 0: no limit */
+    uint32_t priority;           /* 0 to 100 */
+    uint32_t retry_budget_milli; /* retries for each first attempt, see job_retry.h; 0: any */
+    uint8_t exit_rules_len;
+    struct run_exit_rule exit_rules[RUN_EXIT_RULES_MAX];
 };
 
 struct run_usage {

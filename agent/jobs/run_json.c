@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <math.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs_internal.h"
 #include "agent/jobs/run.h"
 #include "common/mem.h"
@@ -208,6 +209,14 @@ void run_to_record(struct json_w *w, const struct run *r)
     json_kv_u64(w, "retry_jitter_milli", p->retry_jitter_milli);
     json_kv_u64(w, "retry_delay_ms", p->retry_delay_ms);
     json_kv_u64(w, "retry_max_delay_ms", p->retry_max_delay_ms);
+    if (p->retry_budget_milli != 0) {
+        json_kv_u64(w, "retry_budget_milli", p->retry_budget_milli);
+    }
+    if (p->exit_rules_len != 0) {
+        char rules[RUN_EXIT_RULES_TEXT];
+        job_exit_rules_format(p, rules);
+        json_kv_cstr(w, "exit_rules", rules);
+    }
     json_kv_u64(w, "queue_timeout_ms", p->queue_timeout_ms);
     json_kv_u64(w, "concurrency", p->concurrency);
     json_kv_u64(w, "priority", p->priority);
@@ -442,6 +451,12 @@ static void r_policy(struct reader *up, struct run_policy *p)
     p->retry_jitter_milli = (uint32_t)r_u64(&rd, "retry_jitter_milli", 1000);
     p->retry_delay_ms = r_u64(&rd, "retry_delay_ms", INT64_MAX);
     p->retry_max_delay_ms = r_u64(&rd, "retry_max_delay_ms", INT64_MAX);
+    p->retry_budget_milli = r_u32(&rd, "retry_budget_milli");
+    char rules[RUN_EXIT_RULES_TEXT] = "";
+    r_text(&rd, "exit_rules", rules, sizeof rules);
+    if (job_exit_rules_read(str_of(rules), p) != 0) {
+        r_bad(&rd, "exit_rules");
+    }
     p->queue_timeout_ms = r_u64(&rd, "queue_timeout_ms", INT64_MAX);
     p->concurrency = r_u32(&rd, "concurrency");
     p->priority = (uint32_t)r_u64(&rd, "priority", 100);

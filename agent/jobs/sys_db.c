@@ -70,7 +70,9 @@ static const char *const statements[JOB_ST_COUNT_] = {
     [JOB_ST_RUN_GET] = "SELECT record, spec FROM run WHERE id = ?",
     [JOB_ST_RUN_LIVE] = "SELECT record FROM run WHERE ended = 0 AND id > ? ORDER BY id LIMIT ?",
     [JOB_ST_RUN_DELETE] = "DELETE FROM run WHERE id = ?",
-    [JOB_ST_RUN_OLD] = "SELECT id, ended, bytes, attempt FROM run WHERE ended > 0"
+    [JOB_ST_RUN_OLD] = "SELECT id, ended, bytes, attempt, state IN ('failed','timed_out','lost')"
+                       " FROM run WHERE ended > 0"
+                       " AND (state NOT IN ('failed','timed_out','lost') OR ended <= ?)"
                        " ORDER BY ended LIMIT ?",
     [JOB_ST_ATTEMPT_PUT] = "INSERT OR REPLACE INTO run_attempt(id, attempt, record) VALUES(?,?,?)",
     [JOB_ST_ATTEMPTS] = "SELECT record FROM run_attempt WHERE id = ? ORDER BY attempt LIMIT ?",

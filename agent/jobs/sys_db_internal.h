@@ -163,7 +163,7 @@ int job_db_get_job(struct job_db *db, struct str name, uint32_t revision, struct
 int job_db_list_jobs(struct job_db *db, struct str after, size_t limit, struct job **jobs,
                      size_t *ret_n, bool *ret_more);
 int job_db_delete_job(struct job_db *db, struct str name, uint32_t if_match);
-int job_db_retain(struct job_db *db, int64_t now_us, uint64_t age_ms, uint64_t bytes,
+int job_db_retain(struct job_db *db, int64_t now_us, const struct job_retention *keep,
                   struct job_store_gone *gone, size_t limit, size_t *ret_n, bool *ret_more);
 int job_db_stats(struct job_db *db, size_t jobs_max, struct job_store_stats *stats,
                  struct job_store_job_stats *jobs, size_t *ret_n);

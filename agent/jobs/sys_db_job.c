@@ -224,19 +224,25 @@ int job_db_total(struct job_db *db, const char *name, int64_t *ret)
     return job_db_end(&u);
 }
 
-/* The oldest ended runs, as far as they are too old or too much. */
-static int find_old(struct job_db *db, int64_t cutoff_us, int64_t over, struct job_store_gone *gone,
-                    size_t limit, size_t *ret_n)
+/* The oldest ended runs, as far as they are too old or too much. What failed stays until
+ * failed_us, unless there is too much. */
+static int find_old(struct job_db *db, int64_t cutoff_us, int64_t failed_us, int64_t over,
+                    struct job_store_gone *gone, size_t limit, size_t *ret_n)
 {
     struct job_db_use u;
     size_t n = 0;
 
     job_db_begin(db, JOB_ST_RUN_OLD, &u);
+    job_db_bind_i64(&u, over > 0 ? INT64_MAX : failed_us);
     job_db_bind_i64(&u, (int64_t)limit);
     while (n < limit && job_db_row(&u)) {
         struct str id = job_db_text(&u, 0);
-        if (id.n != sizeof gone[n].id.b ||
-            (sqlite3_column_int64(u.st, 1) > cutoff_us && over <= 0)) {
+        bool failed = sqlite3_column_int64(u.st, 4) != 0;
+        bool young = sqlite3_column_int64(u.st, 1) > (failed ? failed_us : cutoff_us);
+        if (failed && young && over <= 0) {
+            continue;
+        }
+        if (id.n != sizeof gone[n].id.b || (young && over <= 0)) {
             break;
         }
         memcpy(gone[n].id.b, id.p, id.n);
@@ -272,24 +278,30 @@ static int delete_old_rest(struct job_db *db, int64_t now_us)
     return r != 0 ? r : job_db_exec(db, "PRAGMA incremental_vacuum(256)");
 }
 
-int job_db_retain(struct job_db *db, int64_t now_us, uint64_t age_ms, uint64_t bytes,
+static int64_t before(int64_t now_us, uint64_t age_ms)
+{
+    return age_ms != 0 && age_ms < (uint64_t)now_us / 1000 ? now_us - (int64_t)(age_ms * 1000) : 0;
+}
+
+int job_db_retain(struct job_db *db, int64_t now_us, const struct job_retention *keep,
                   struct job_store_gone *gone, size_t limit, size_t *ret_n, bool *ret_more)
 {
     int64_t kept = 0;
     size_t n = 0;
-    int64_t cutoff = 0;
+    int64_t cutoff = before(now_us, keep->age_ms);
+    int64_t failed = keep->failed_ms > keep->age_ms ? before(now_us, keep->failed_ms) : cutoff;
 
-    if (age_ms != 0 && age_ms < (uint64_t)now_us / 1000) {
-        cutoff = now_us - (int64_t)(age_ms * 1000);
-    }
     int r = job_db_total(db, "kept_bytes", &kept);
-    int64_t over = bytes != 0 && bytes < (uint64_t)kept ? kept - (int64_t)bytes : 0;
-    r = r != 0 ? r : find_old(db, cutoff, over, gone, limit, &n);
+    int64_t over =
+        keep->bytes != 0 && keep->bytes < (uint64_t)kept ? kept - (int64_t)keep->bytes : 0;
+    r = r != 0 ? r : find_old(db, cutoff, failed, over, gone, limit, &n);
     for (size_t i = 0; r == 0 && i < n; i++) {
         r = job_db_delete_run(db, &gone[i].id);
     }
     size_t copies = 0;
-    r = r != 0 ? r : job_db_retain_copies(db, now_us, cutoff, bytes, gone + n, limit - n, &copies);
+    r = r != 0
+            ? r
+            : job_db_retain_copies(db, now_us, cutoff, keep->bytes, gone + n, limit - n, &copies);
     r = r != 0 ? r : delete_old_rest(db, now_us);
     if (r == 0) {
         *ret_n = n + copies;

@@ -468,10 +468,9 @@ void job_store_close(struct job_store *s, void (*on_closed)(void *arg), void *ar
 
 /* --- looking in --- */
 
-void job_store_set_retention(struct job_store *s, uint64_t retention_ms, uint64_t retention_bytes)
+void job_store_set_retention(struct job_store *s, const struct job_retention *keep)
 {
-    s->cfg.retention_ms = retention_ms;
-    s->cfg.retention_bytes = retention_bytes;
+    s->cfg.retention = *keep;
 }
 
 void job_store_counters(const struct job_store *s, struct job_store_counters *ret)

@@ -35,13 +35,19 @@ enum {
     JOB_STORE_VERSION = 3,    /* of the schema */
 };
 
+struct job_retention {
+    uint64_t age_ms;    /* ended runs older than this go; 0: kept */
+    uint64_t failed_ms; /* the same for failed, timed_out and lost ones; less than age_ms: age_ms */
+    uint64_t bytes;     /* payload + output + log of ended runs, together, the oldest first whatever
+                           became of them; 0: no bound */
+};
+
 struct job_store_config {
-    const char *dir;          /* exists, ours; holds agent.db */
-    uint64_t min_free_bytes;  /* store.min_free_bytes */
-    size_t max_pending;       /* requests that wait; 0: 65,536 */
-    uint64_t retention_ms;    /* ended runs older than this go; 0: kept */
-    uint64_t retention_bytes; /* payload + output + log of ended runs, together; 0: no bound */
-    uint64_t max_pages;       /* tests: PRAGMA max_page_count; 0: none */
+    const char *dir;         /* exists, ours; holds agent.db */
+    uint64_t min_free_bytes; /* store.min_free_bytes */
+    size_t max_pending;      /* requests that wait; 0: 65,536 */
+    struct job_retention retention;
+    uint64_t max_pages; /* tests: PRAGMA max_page_count; 0: none */
 };
 
 struct job_store;
@@ -53,7 +59,7 @@ int job_store_open(struct loop *loop, const struct job_store_config *cfg, struct
 /* Writes what waits (durably), answers it, closes, then calls on_closed from the loop and is gone.
  * Reads that wait are answered with -ECANCELED. */
 void job_store_close(struct job_store *s, void (*on_closed)(void *arg), void *arg);
-void job_store_set_retention(struct job_store *s, uint64_t retention_ms, uint64_t retention_bytes);
+void job_store_set_retention(struct job_store *s, const struct job_retention *keep);
 
 typedef void job_store_done_fn(void *arg, int status);
 

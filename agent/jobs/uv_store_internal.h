@@ -64,7 +64,7 @@ struct store_request {
     uint32_t revision;
     uint32_t states;
     int64_t now_us;
-    uint64_t age_ms;
+    struct job_retention keep;
     uint64_t bytes;
     size_t limit;
     bool has_former;

@@ -363,7 +363,7 @@ int job_store_delete_job(struct job_store *s, struct str name, uint32_t if_match
 
 static int retain_work(struct job_db *db, struct store_request *q)
 {
-    return job_db_retain(db, q->now_us, q->age_ms, q->bytes, q->gone, q->limit, &q->n, &q->more);
+    return job_db_retain(db, q->now_us, &q->keep, q->gone, q->limit, &q->n, &q->more);
 }
 
 static void retain_done(struct job_store *s, struct store_request *q)
@@ -383,8 +383,7 @@ int job_store_retain(struct job_store *s, int64_t now_us, job_store_gone_fn *fn,
     }
     q->limit = STORE_RETAIN_MAX;
     q->now_us = now_us;
-    q->age_ms = s->cfg.retention_ms;
-    q->bytes = s->cfg.retention_bytes;
+    q->keep = s->cfg.retention;
     q->fn.gone = fn;
     return send_write(s, q);
 }

@@ -44,6 +44,8 @@ static const struct {
     [NODE_IGNORED] = { "ignored", 200 },
     [NODE_UNKNOWN_SECRET] = { "unknown_secret", 404 },
     [NODE_TOO_FEW] = { "too_few_replicas", 503 },
+    [NODE_UNKNOWN_TRIGGER] = { "unknown_trigger", 404 },
+    [NODE_AMBIGUOUS] = { "ambiguous", 409 },
     [NODE_INTERNAL] = { "internal", 500 },
 };
 

@@ -53,6 +53,8 @@ enum node_code {
     NODE_IGNORED,          /* 200: a web hook whose condition does not hold; nothing was done */
     NODE_UNKNOWN_SECRET,   /* 404 */
     NODE_TOO_FEW,          /* 503 + Retry-After: fewer copies than store.replicas_min */
+    NODE_UNKNOWN_TRIGGER,  /* 404 */
+    NODE_AMBIGUOUS,        /* 409: the name fits several triggers */
     NODE_INTERNAL,         /* 500 */
 };
 
@@ -242,6 +244,29 @@ void node_event(struct node *n, const struct trigger_cloudevent *events, size_t 
                 node_text_fn *fn, void *arg);
 /* {"triggers": [...]}: of one job, or (job empty) of all: kind, name, next firing, … */
 void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *arg);
+/* A trigger is "JOB/NAME", or "JOB/KIND/NAME" (kind: schedule, hook, sensor, event, after), or
+ * "JOB" where that is enough: NODE_UNKNOWN_TRIGGER, NODE_AMBIGUOUS. */
+
+/* All of a job's ("JOB"), or one: nothing of them sets a run off until they are resumed, on any
+ * node and over restarts. Firings missed meanwhile are not made up for. Answers {} when it is
+ * durable. */
+void node_trigger_pause(struct node *n, struct str trigger, bool paused, node_text_fn *fn,
+                        void *arg);
+/* Sets a run off now, whatever its condition says, paused or not; payload: the run's. */
+void node_trigger_fire(struct node *n, struct str trigger, struct str payload, node_run_fn *fn,
+                       void *arg);
+/* Would this input set it off? {"would_fire", "paused", "detail", …}; nothing is started and no
+ * signature looked at. body: the hook's payload, the sensor's reading, the event (structured), or
+ * {"job", "state"} of the job before; a schedule takes none and says its next times. */
+struct node_trigger_input {
+    struct str body;
+    struct str topic; /* of a sensor's message; may be empty */
+    struct str query; /* of a hook's call */
+    const struct trigger_hook_header *headers;
+    size_t headers_len;
+};
+void node_trigger_test(struct node *n, struct str trigger, const struct node_trigger_input *in,
+                       node_text_fn *fn, void *arg);
 
 enum { NODE_SECRET_MAX = 64 * 1024 };
 /* value: 1 to NODE_SECRET_MAX bytes. Answers {} when it is durable. */

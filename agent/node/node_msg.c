@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "agent/jobs/job_retry.h"
 #include "common/base64.h"
 #include "common/insist.h"
 #include "common/json.h"
@@ -314,6 +315,10 @@ void node_report_result(const struct node_report *r, struct job_result *ret)
         .usage = run->usage,
         .detail = run->detail,
     };
+    if (run->retry_at_us > run->ended_us) {
+        uint64_t ms = (uint64_t)(run->retry_at_us - run->ended_us) / 1000;
+        ret->retry_after_ms = ms < JOB_RETRY_AFTER_MAX_MS ? ms : JOB_RETRY_AFTER_MAX_MS;
+    }
 }
 
 /* ---- about ---- */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/node/node_internal.h"
 #include "common/insist.h"
 #include "common/mem.h"
@@ -68,7 +69,7 @@ int node_document_check(const struct job *job, struct job_problems *problems, st
 }
 
 /* What the agent itself puts into a run's environment. */
-enum { OWN_ENV_MAX = 17, OWN_ENV_TEXT_MAX = 1024 };
+enum { OWN_ENV_MAX = 18, OWN_ENV_TEXT_MAX = 1024 };
 
 struct own_env {
     char text[OWN_ENV_MAX][OWN_ENV_TEXT_MAX];
@@ -104,6 +105,7 @@ static void own_env_fill(const struct node_spec_input *in, struct own_env *o)
     own(o, "AGENT_NODE=%s", r->node);
     own(o, "AGENT_MEMORY_BYTES=%" PRIu64, r->limits.memory_bytes);
     own(o, "PAYLOAD_FILE=/run/agent/payload");
+    own(o, "AGENT_RETRY_AFTER_FILE=/run/agent/retry-after");
     if (r->limits.cpus_milli != 0) {
         own(o, "AGENT_CPUS=%" PRIu64 ".%03" PRIu64, r->limits.cpus_milli / 1000,
             r->limits.cpus_milli % 1000);
@@ -369,6 +371,7 @@ void node_result_of(const struct sandbox_result *r, const struct telemetry_total
         .started_us = r->started_wall_us,
         .ended_us = r->ended_wall_us,
         .detail = r->text,
+        .retry_after_ms = job_retry_after_ms(str_of(r->retry_after), r->ended_wall_us),
     };
 
     usage_of(r, t, &res.usage);

@@ -401,8 +401,9 @@ static int open_state(struct node *n, struct err *e)
     const struct job_store_config runs = {
         .dir = db,
         .min_free_bytes = st->min_free_bytes,
-        .retention_ms = st->retention_ms,
-        .retention_bytes = st->retention_bytes,
+        .retention = { .age_ms = st->retention_ms,
+                       .failed_ms = st->retention_failed_ms,
+                       .bytes = st->retention_bytes },
     };
     int rc;
 
@@ -582,7 +583,10 @@ void node_reload(struct node *n, const struct settings *next)
     n->settings = *next;
     node_core_set_policy(n->core, (enum route_policy)next->routing.policy);
     node_upstream_reload(n);
-    job_store_set_retention(n->store, next->store.retention_ms, next->store.retention_bytes);
+    const struct job_retention keep = { .age_ms = next->store.retention_ms,
+                                        .failed_ms = next->store.retention_failed_ms,
+                                        .bytes = next->store.retention_bytes };
+    job_store_set_retention(n->store, &keep);
     loop_timer_start(&n->sample, next->telemetry.interval_ms, next->telemetry.interval_ms);
     if (n->said_hello) {
         room_tell(n); /* node.memory */

@@ -222,6 +222,9 @@ void node_guest_ended(struct node_guest *g, const struct job_result *res)
     r->log_bytes = res->log_bytes;
     r->output_truncated = res->output_truncated;
     r->log_truncated = res->log_truncated;
+    /* For the owner, who alone decides whether there is a next attempt. */
+    r->retry_at_us =
+        res->retry_after_ms != 0 ? r->ended_us + (int64_t)res->retry_after_ms * 1000 : 0;
     r->usage = res->usage;
     run_set_text(r->detail, sizeof(r->detail), str_of(res->detail));
     g->node->guests_live--;

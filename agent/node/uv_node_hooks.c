@@ -2,8 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "agent/node/uv_node_internal.h"
-#include "agent/node/uv_node_triggers.h"
+#include "agent/node/uv_node_triggers_internal.h"
 #include "agent/triggers/cloudevent.h"
 #include "common/insist.h"
 #include "common/log.h"
@@ -83,7 +82,7 @@ static struct json_doc *parsed(const struct buf *text)
     return json_parse(buf_cstr(text), text->len, NULL, &doc, NULL) == 0 ? doc : NULL;
 }
 
-static struct json_doc *headers_doc(const struct node_hook_call *call)
+static struct json_doc *headers_doc(const struct node_trigger_input *call)
 {
     AUTO_BUF struct buf text = BUF_INIT(DOCUMENT_MAX);
     struct json_w w;
@@ -134,7 +133,7 @@ static struct json_doc *query_doc(struct str query)
     return parsed(&text); /* the same name twice: there is no query */
 }
 
-static bool hook_wanted(const struct trigger_hook *h, const struct node_hook_call *call)
+bool node_hook_wanted(const struct trigger_hook *h, const struct node_trigger_input *call)
 {
     AUTO_JSON struct json_doc *payload = NULL;
     AUTO_JSON struct json_doc *headers = NULL;
@@ -224,8 +223,13 @@ void node_hook(struct node *n, const struct node_hook_call *call, node_run_fn *f
                fn, arg);
         return;
     }
-    if (!hook_wanted(h, call)) {
-        refuse(n, NODE_IGNORED, "the hook's condition does not hold", fn, arg);
+    const struct node_trigger_input in = { .body = call->body,
+                                           .query = call->query,
+                                           .headers = call->headers,
+                                           .headers_len = call->headers_len };
+    if (h->held || !node_hook_wanted(h, &in)) {
+        refuse(n, NODE_IGNORED, h->held ? "the hook is paused" : "the condition does not hold", fn,
+               arg);
         return;
     }
     hook_document(h, call, &document);
@@ -281,6 +285,7 @@ struct events {
     struct node *node;
     size_t waiting;
     size_t matched;
+    const struct trigger_cloudevent *now; /* while it is matched */
     struct json_w w;
 };
 
@@ -318,16 +323,13 @@ static void on_event_run(void *arg, const struct node_error *error, const struct
     }
 }
 
-static bool event_wanted(const struct trigger_event *t, const struct trigger_cloudevent *ev)
+bool node_event_wanted(const struct trigger_event *t, const struct trigger_cloudevent *ev)
 {
     AUTO_JSON struct json_doc *payload = NULL;
     AUTO_JSON struct json_doc *event = NULL;
     AUTO_BUF struct buf text = BUF_INIT(DOCUMENT_MAX);
     struct json_w w;
 
-    if (!trigger_event_matches(t, ev)) {
-        return false;
-    }
     if (t->when == NULL) {
         return true;
     }
@@ -382,14 +384,21 @@ static void event_submit(struct events *x, struct str job, const struct trigger_
     node_submit(x->node, &s, on_event_run, x);
 }
 
+static void event_meets(void *arg, struct str job, const struct trigger_event *t)
+{
+    struct events *x = arg;
+
+    if (x->matched < EVENT_RUNS_MAX && trigger_event_matches(t, x->now) &&
+        node_event_wanted(t, x->now)) {
+        event_submit(x, job, t, x->now);
+    }
+}
+
 void node_event(struct node *n, const struct trigger_cloudevent *events, size_t events_len,
                 node_text_fn *fn, void *arg)
 {
     struct events *x = mem_zalloc(sizeof *x);
     struct node_query *q = node_query_new(n, fn, arg);
-    const struct trigger_set *set;
-    struct str job;
-    size_t pos = 0;
 
     if (x == NULL) {
         node_out_of_memory("events");
@@ -402,15 +411,12 @@ void node_event(struct node *n, const struct trigger_cloudevent *events, size_t 
     json_w_obj(&x->w);
     json_w_key(&x->w, "runs");
     json_w_arr(&x->w);
-    while ((set = node_triggers_next(n, &pos, &job)) != NULL) {
-        for (size_t i = 0; i < set->events_len; i++) {
-            for (size_t k = 0; k < events_len && x->matched < EVENT_RUNS_MAX; k++) {
-                if (event_wanted(&set->events[i], &events[k])) {
-                    event_submit(x, job, &set->events[i], &events[k]);
-                }
-            }
-        }
+    x->waiting = 1; /* nothing is answered before all were looked at */
+    for (size_t k = 0; k < events_len; k++) {
+        x->now = &events[k];
+        node_triggers_type(n, trigger_event_get(&events[k], "type"), event_meets, x);
     }
+    x->waiting--;
     if (x->waiting == 0) {
         events_over(x);
     }

@@ -161,7 +161,8 @@ static void tick_streams(struct node_sensors *s)
         const struct trigger_sensor_def *def = def_of(s, x);
         if (def == NULL) {
             stream_free(s, x);
-        } else if (trigger_sensor_tick(&x->state, &def->rule, loop_now_ms(s->node->loop))) {
+        } else if (!def->held &&
+                   trigger_sensor_tick(&x->state, &def->rule, loop_now_ms(s->node->loop))) {
             go_off(s, x);
         }
     }
@@ -174,13 +175,25 @@ static struct json text_value(struct str s)
     return (struct json){ .type = JSON_STRING, .u.s = s };
 }
 
+/* One message, or one own reading, on its way through the sensors that it concerns. */
+struct passing {
+    struct node_sensors *s;
+    struct str place;
+    struct str payload;
+    const struct json *const *values;
+};
+
+static void meets(void *arg, struct str job, const struct trigger_sensor_def *def)
+{
+    const struct passing *p = arg;
+
+    reading(p->s, job, def, p->place, p->payload, p->values);
+}
+
 static void on_message(void *arg, struct str topic, struct str payload)
 {
     struct node_sensors *s = arg;
     AUTO_JSON struct json_doc *doc = NULL;
-    const struct trigger_set *set;
-    struct str job;
-    size_t pos = 0;
 
     /* A number, a JSON document, or a text. */
     if (json_parse(payload.p, payload.n, NULL, &doc, NULL) != 0) {
@@ -193,14 +206,8 @@ static void on_message(void *arg, struct str topic, struct str payload)
                                : str_is_utf8(payload) ? &as_text
                                                       : NULL;
     const struct json *values[] = { value, value, &as_topic, &as_node };
-    while ((set = node_triggers_next(s->node, &pos, &job)) != NULL) {
-        for (size_t i = 0; i < set->sensors_len; i++) {
-            const struct trigger_sensor_def *def = &set->sensors[i];
-            if (def->mqtt[0] != '\0' && trigger_topic_matches(str_of(def->mqtt), topic)) {
-                reading(s, job, def, topic, payload, values);
-            }
-        }
-    }
+    struct passing p = { .s = s, .place = topic, .payload = payload, .values = values };
+    node_triggers_topic(s->node, topic, meets, &p);
 }
 
 static void on_state(void *arg, bool connected, const char *why)
@@ -245,25 +252,30 @@ static void want(struct node_sensors *s, const char *text, unsigned qos)
     log_info("subscribed to '%s'", text);
 }
 
+struct live {
+    struct node_sensors *s;
+    size_t n;
+    uint32_t ids[MEMBERS_MAX];
+};
+
+static void look_at(void *arg, const char *filter, unsigned qos)
+{
+    const struct live *live = arg;
+
+    if (ours(live->s, filter, live->ids, live->n)) {
+        want(live->s, filter, qos);
+    }
+}
+
 static void subscriptions(struct node_sensors *s)
 {
-    uint32_t ids[MEMBERS_MAX];
-    size_t n = node_live_ids(s->node, ids, MEMBERS_MAX);
-    const struct trigger_set *set;
-    struct str job;
-    size_t pos = 0;
+    struct live live = { .s = s };
 
+    live.n = node_live_ids(s->node, live.ids, MEMBERS_MAX);
     LIST_EACH (l, &s->subscribed) {
         LIST_ITEM(l, struct filter, link)->wanted = false;
     }
-    while ((set = node_triggers_next(s->node, &pos, &job)) != NULL) {
-        for (size_t i = 0; i < set->sensors_len; i++) {
-            const struct trigger_sensor_def *def = &set->sensors[i];
-            if (def->mqtt[0] != '\0' && ours(s, def->mqtt, ids, n)) {
-                want(s, def->mqtt, def->qos);
-            }
-        }
-    }
+    node_triggers_filters(s->node, look_at, &live);
     LIST_EACH_SAFE (l, &s->subscribed) {
         struct filter *f = LIST_ITEM(l, struct filter, link);
         if (!f->wanted) {
@@ -359,33 +371,27 @@ static bool own_reading(struct node *n, const char *name, double *ret)
     return false;
 }
 
-static void own_readings(struct node_sensors *s)
+static void own_look(void *arg, const char *name)
 {
-    const struct trigger_set *set;
-    struct str job;
-    size_t pos = 0;
+    struct node_sensors *s = arg;
+    AUTO_BUF struct buf text = BUF_INIT(1024);
+    struct json_w w;
+    double value = 0;
 
-    while ((set = node_triggers_next(s->node, &pos, &job)) != NULL) {
-        for (size_t i = 0; i < set->sensors_len; i++) {
-            const struct trigger_sensor_def *def = &set->sensors[i];
-            AUTO_BUF struct buf text = BUF_INIT(1024);
-            struct json_w w;
-            double value = 0;
-            if (def->node[0] == '\0' || !own_reading(s->node, def->node, &value)) {
-                continue;
-            }
-            struct json number = { .type = JSON_REAL, .u.d = value };
-            struct json name = text_value(str_of(s->node->settings.node.name));
-            const struct json *values[] = { &number, &number, NULL, &name };
-            json_w_init(&w, &text, false);
-            json_w_obj(&w);
-            json_kv_cstr(&w, "node", s->node->settings.node.name);
-            json_kv_cstr(&w, "reading", def->node);
-            json_kv_real(&w, "value", value, 6);
-            json_w_end(&w);
-            reading(s, job, def, STR(""), buf_str(&text), values);
-        }
+    if (!own_reading(s->node, name, &value)) {
+        return;
     }
+    struct json number = { .type = JSON_REAL, .u.d = value };
+    struct json place = text_value(str_of(s->node->settings.node.name));
+    const struct json *values[] = { &number, &number, NULL, &place };
+    json_w_init(&w, &text, false);
+    json_w_obj(&w);
+    json_kv_cstr(&w, "node", s->node->settings.node.name);
+    json_kv_cstr(&w, "reading", name);
+    json_kv_real(&w, "value", value, 6);
+    json_w_end(&w);
+    struct passing p = { .s = s, .place = STR(""), .payload = buf_str(&text), .values = values };
+    node_triggers_reading(s->node, name, meets, &p);
 }
 
 static void on_look(struct loop_timer *timer)
@@ -395,7 +401,7 @@ static void on_look(struct loop_timer *timer)
     if (s->closed) {
         return;
     }
-    own_readings(s);
+    node_triggers_readings(s->node, own_look, s); /* each reading once, whoever asks */
     tick_streams(s);
     if (s->mqtt != NULL) {
         subscriptions(s);

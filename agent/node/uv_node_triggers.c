@@ -1,13 +1,10 @@
 /* Schedules, and jobs after jobs. */
-#include "agent/node/uv_node_triggers.h"
+#include "agent/node/uv_node_triggers_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 
-#include "agent/node/uv_node_internal.h"
 #include "agent/table/uv_table.h"
-#include "agent/triggers/plan.h"
 #include "agent/triggers/sys_zone.h"
 #include "common/insist.h"
 #include "common/log.h"
@@ -17,49 +14,12 @@
 enum {
     SCHEDULES_MAX = 1000000,
     JOBS_MAX = 1000000,
-    MEMBERS_MAX = 4096,
-    ACTIVE_MAX = 65536,   /* unfinished runs of schedules that are known as such */
-    LOAD_PAGE = 500,      /* documents at a time */
-    LIST_JOBS_MAX = 1000, /* jobs in one answer */
-    NEXT_SHOWN = 5,
+    ACTIVE_MAX = 65536, /* unfinished runs of schedules that are known as such */
+    LOAD_PAGE = 500,    /* documents at a time */
     ROW_KEY_CAP = RUN_JOB_CAP + TRIGGER_NAME_MAX + 2,
     LOOK_MAX_MS = 10 * 1000,             /* the clock may be set: looked at so often at least */
     AFTER_DEPTH_MAX = 64,                /* jobs in a chain that are looked at for a circle */
     AFTER_OUTPUT_MAX = 64 * 1024 * 1024, /* bytes of an output that becomes a payload */
-};
-
-/* One job's triggers. */
-struct entry {
-    struct list link;
-    struct list after;      /* node_triggers.followers, when it comes after others */
-    char name[RUN_JOB_CAP]; /* the map's key */
-    uint32_t revision;
-    int64_t anchor_us; /* when it was applied: @every counts from here */
-    struct trigger_set *set;
-    uint64_t *seen; /* for each `after`: the jobs of a fan-in that have ended, as bits */
-};
-
-/* A run that a schedule fired and that has not ended. */
-struct active {
-    struct list link;
-    struct ulid id; /* the map's key */
-    char job[RUN_JOB_CAP];
-    char schedule[TRIGGER_NAME_MAX + 1];
-};
-
-struct node_triggers {
-    struct node *node;
-    struct trigger_plan *plan;
-    struct loop_timer timer;
-    struct map jobs; /* struct entry */
-    struct list entries;
-    struct map active; /* struct active */
-    struct list actives;
-    struct list followers;
-    struct list firings;   /* struct firing */
-    struct list following; /* struct following */
-    bool loaded;
-    bool closed;
 };
 
 static struct str id_key(const struct ulid *id)
@@ -107,11 +67,17 @@ static int step(struct node_triggers *t, struct trigger_plan_event *ev)
 /* Who is alive decides whose turn it is to fire. */
 static void members_tell(struct node_triggers *t)
 {
-    uint32_t ids[MEMBERS_MAX];
+    uint32_t ids[TRIGGER_MEMBERS_MAX];
     struct trigger_plan_event ev = { .type = TRIGGER_PLAN_MEMBERS, .members = ids };
-    struct trigger_plan_effects *fx = mem_alloc(sizeof *fx);
 
-    ev.members_len = node_live_ids(t->node, ids, MEMBERS_MAX);
+    ev.members_len = node_live_ids(t->node, ids, TRIGGER_MEMBERS_MAX);
+    if (ev.members_len == t->members_len &&
+        memcmp(ids, t->members, ev.members_len * sizeof ids[0]) == 0) {
+        return;
+    }
+    memcpy(t->members, ids, ev.members_len * sizeof ids[0]);
+    t->members_len = ev.members_len;
+    struct trigger_plan_effects *fx = mem_alloc(sizeof *fx);
     if (fx == NULL || trigger_plan_step(t->plan, &ev, fx) != 0) {
         node_out_of_memory("the members");
     }
@@ -364,7 +330,7 @@ static void add_problem(struct job_problems *ps, const char *field, const char *
 static bool leads_back(const struct node_triggers *t, struct str job, struct str start,
                        unsigned depth)
 {
-    const struct entry *e = map_get(&t->jobs, job);
+    const struct trigger_entry *e = map_get(&t->jobs, job);
 
     if (str_eq(job, start)) {
         return true;
@@ -435,7 +401,7 @@ int node_triggers_check(struct node *n, const struct job *job, struct job_proble
     return rc == 0 ? 0 : err_set(e, rc, "triggers");
 }
 
-static void entry_free(struct entry *x)
+static void entry_free(struct trigger_entry *x)
 {
     trigger_set_free(x->set);
     mem_free(x->seen);
@@ -444,54 +410,64 @@ static void entry_free(struct entry *x)
 
 static void entry_drop(struct node_triggers *t, struct str name)
 {
-    struct entry *x = map_remove(&t->jobs, name);
+    struct trigger_entry *x = map_remove(&t->jobs, name);
 
     if (x != NULL) {
+        node_trigger_index_drop(&t->index, x);
         list_remove(&x->link);
         list_remove(&x->after);
         entry_free(x);
     }
 }
 
-static void plan_job(struct node_triggers *t, const struct job *job, const struct trigger_set *set)
+static void plan_job(struct node_triggers *t, const char *name, int64_t anchor_us,
+                     const struct trigger_set *set)
 {
     const struct trigger_zone *zones[TRIGGER_PER_JOB_MAX];
     struct trigger_plan_event ev = { .type = TRIGGER_PLAN_JOB,
-                                     .job = str_of(job->name),
+                                     .job = str_of(name),
                                      .schedules = set != NULL ? set->schedules : NULL,
                                      .schedules_len = set != NULL ? set->schedules_len : 0,
                                      .zones = zones,
-                                     .anchor_us = job->updated_us };
+                                     .anchor_us = anchor_us };
 
     for (size_t i = 0; i < ev.schedules_len; i++) {
-        if (trigger_zone_find(str_of(set->schedules[i].zone), &zones[i], NULL) != 0) {
-            log_error("job '%s': time zone '%s' is not known here: its schedule goes by UTC",
-                      job->name, set->schedules[i].zone);
+        if (trigger_zone_find(str_of(ev.schedules[i].zone), &zones[i], NULL) != 0) {
+            log_error("job '%s': time zone '%s' is not known here: its schedule goes by UTC", name,
+                      ev.schedules[i].zone);
             zones[i] = trigger_zone_utc();
         }
     }
     int rc = step(t, &ev);
     if (rc != 0) {
-        log_error("job '%s' is not planned: %s", job->name,
+        log_error("job '%s' is not planned: %s", name,
                   rc == -ENOBUFS ? "there are too many schedules" : err_name(rc));
     }
     for (size_t i = 0; rc == 0 && i < ev.schedules_len; i++) {
-        struct str name = str_of(set->schedules[i].name);
+        struct str schedule = str_of(ev.schedules[i].name);
         struct table_row_view row;
         char key[ROW_KEY_CAP];
-        row_key(key, str_of(job->name), name);
+        row_key(key, str_of(name), schedule);
         if (table_get(table_core(t->node->table), TABLE_SCHEDULE, STR(""), str_of(key), &row)) {
-            last_heard(t, str_of(job->name), name, row.value);
+            last_heard(t, str_of(name), schedule, row.value);
         }
     }
+}
+
+void node_triggers_replan(struct node *n, struct trigger_entry *x)
+{
+    int64_t since_us;
+
+    node_trigger_pause_apply(n, x, &since_us);
+    plan_job(n->triggers, x->name, x->anchor_us > since_us ? x->anchor_us : since_us, x->set);
 }
 
 void node_triggers_job(struct node *n, const struct job *job)
 {
     struct node_triggers *t = n->triggers;
-    const struct entry *old = map_get(&t->jobs, str_of(job->name));
+    const struct trigger_entry *old = map_get(&t->jobs, str_of(job->name));
     struct trigger_problems *problems;
-    struct entry *x;
+    struct trigger_entry *x;
     int rc;
 
     if (job->triggers == NULL) {
@@ -519,8 +495,8 @@ void node_triggers_job(struct node *n, const struct job *job)
     }
     mem_free(problems);
     entry_drop(t, str_of(job->name));
-    plan_job(t, job, rc == 0 ? x->set : NULL);
     if (rc != 0) {
+        plan_job(t, job->name, job->updated_us, NULL);
         mem_free(x);
         return;
     }
@@ -531,10 +507,13 @@ void node_triggers_job(struct node *n, const struct job *job)
     list_init(&x->after);
     if (map_add(&t->jobs, str_of(x->name), x) != 0) {
         log_error("job '%s': there are too many jobs with triggers", job->name);
+        plan_job(t, job->name, job->updated_us, NULL);
         entry_free(x);
         return;
     }
     list_push_back(&t->entries, &x->link);
+    node_trigger_index_add(&t->index, x);
+    node_triggers_replan(n, x);
     if (x->set->after_len != 0) {
         list_push_back(&t->followers, &x->after);
     }
@@ -551,25 +530,22 @@ void node_triggers_drop(struct node *n, struct str name)
         (void)table_remove(n->table, TABLE_SCHEDULE, str_of(key), NULL, NULL, NULL);
     }
     (void)step(n->triggers, &ev);
+    if (set != NULL) {
+        node_trigger_pause_drop(n, node_triggers_entry(n, name));
+    }
     entry_drop(n->triggers, name);
 }
 
 const struct trigger_set *node_triggers_find(const struct node *n, struct str job)
 {
-    const struct entry *x = map_get(&n->triggers->jobs, job);
+    const struct trigger_entry *x = map_get(&n->triggers->jobs, job);
 
     return x != NULL ? x->set : NULL;
 }
 
-const struct trigger_set *node_triggers_next(const struct node *n, size_t *pos, struct str *ret_job)
+struct trigger_entry *node_triggers_entry(const struct node *n, struct str job)
 {
-    const struct entry *x = map_next(&n->triggers->jobs, pos);
-
-    if (x == NULL) {
-        return NULL;
-    }
-    *ret_job = str_of(x->name);
-    return x->set;
+    return map_get(&n->triggers->jobs, job);
 }
 
 /* ---- jobs after jobs ---- */
@@ -693,7 +669,7 @@ static bool counts(enum trigger_after_on on, const struct run *run)
            (on == TRIGGER_AFTER_SUCCEEDED) == (run->state == RUN_SUCCEEDED);
 }
 
-static void after_ended(struct node *n, struct entry *x, size_t i, const struct run *run)
+static void after_ended(struct node *n, struct trigger_entry *x, size_t i, const struct run *run)
 {
     const struct trigger_after *a = &x->set->after[i];
 
@@ -728,132 +704,14 @@ void node_triggers_ended(struct node *n, const struct run *run)
         return;
     }
     LIST_EACH (l, &t->followers) {
-        struct entry *x = LIST_ITEM(l, struct entry, after);
+        struct trigger_entry *x = LIST_ITEM(l, struct trigger_entry, after);
         for (size_t i = 0; i < x->set->after_len; i++) {
+            if (x->set->after[i].held) {
+                continue;
+            }
             after_ended(n, x, i, run);
         }
     }
-}
-
-/* ---- for the API ---- */
-
-/* The next times, on both clocks. */
-static void list_next(const struct node_triggers *t, const struct entry *x,
-                      const struct trigger_schedule *s, struct json_w *w)
-{
-    const struct trigger_zone *zone = trigger_zone_utc();
-    int64_t at = trigger_plan_next_us(t->plan, str_of(x->name), str_of(s->name));
-
-    (void)trigger_zone_find(str_of(s->zone), &zone, NULL);
-    json_w_key(w, "next");
-    json_w_arr(w);
-    for (int i = 0; i < NEXT_SHOWN && at != 0; i++) {
-        char text[TIME_TEXT_CAP];
-        struct trigger_offset o = trigger_zone_offset(zone, at / 1000000);
-        int minutes = (o.seconds < 0 ? -o.seconds : o.seconds) / 60;
-        struct trigger_civil c = trigger_civil_of(at / 1000000 + o.seconds);
-        json_w_obj(w);
-        json_kv_time(w, "at", at);
-        (void)snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d%c%02d:%02d",
-                       c.year % 10000, c.month, c.day, c.hour, c.minute, c.second,
-                       o.seconds < 0 ? '-' : '+', minutes / 60 % 100, minutes % 60);
-        json_kv_cstr(w, "local", text);
-        json_w_end(w);
-        if (!trigger_schedule_next(s, zone, x->anchor_us, at, &at)) {
-            at = 0;
-        }
-    }
-    json_w_end(w);
-}
-
-static void list_schedules(const struct node_triggers *t, const struct entry *x, struct json_w *w)
-{
-    for (size_t i = 0; i < x->set->schedules_len; i++) {
-        const struct trigger_schedule *s = &x->set->schedules[i];
-        json_w_obj(w);
-        json_kv_cstr(w, "job", x->name);
-        json_kv_cstr(w, "kind", "schedule");
-        json_kv_cstr(w, "name", s->name);
-        json_kv_cstr(w, "cron", s->text);
-        json_kv_cstr(w, "time_zone", s->zone);
-        json_kv_bool(w, "paused", s->paused);
-        list_next(t, x, s, w);
-        json_w_end(w);
-    }
-}
-
-static void list_one(struct json_w *w, const struct entry *x, const char *kind, const char *name,
-                     const char *key, const char *value)
-{
-    json_w_obj(w);
-    json_kv_cstr(w, "job", x->name);
-    json_kv_cstr(w, "kind", kind);
-    json_kv_cstr(w, "name", name);
-    json_kv_cstr(w, key, value);
-    json_w_end(w);
-}
-
-static void list_entry(const struct node_triggers *t, const struct entry *x, struct json_w *w)
-{
-    const struct trigger_set *s = x->set;
-
-    list_schedules(t, x, w);
-    for (size_t i = 0; i < s->hooks_len; i++) {
-        list_one(w, x, "hook", s->hooks[i].name, "verify",
-                 trigger_hook_kind_name(s->hooks[i].rule.kind));
-    }
-    for (size_t i = 0; i < s->sensors_len; i++) {
-        bool mqtt = s->sensors[i].mqtt[0] != '\0';
-        list_one(w, x, "sensor", s->sensors[i].name, mqtt ? "mqtt" : "node",
-                 mqtt ? s->sensors[i].mqtt : s->sensors[i].node);
-    }
-    for (size_t i = 0; i < s->events_len; i++) {
-        list_one(w, x, "event", s->events[i].name, "type", s->events[i].type);
-    }
-    for (size_t i = 0; i < s->after_len; i++) {
-        list_one(w, x, "after", s->after[i].jobs[0], "on", trigger_after_on_name(s->after[i].on));
-    }
-}
-
-static int by_name(const void *a, const void *b)
-{
-    const struct entry *const *x = a;
-    const struct entry *const *y = b;
-
-    return strcmp((*x)->name, (*y)->name);
-}
-
-void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *arg)
-{
-    struct node_triggers *t = n->triggers;
-    struct node_query *q = node_query_new(n, fn, arg);
-    const struct entry **sorted = mem_calloc(t->jobs.len + 1, sizeof(struct entry *));
-    struct json_w w;
-    size_t len = 0;
-
-    if (sorted == NULL) {
-        node_out_of_memory("a list of triggers");
-    }
-    LIST_EACH (l, &t->entries) {
-        const struct entry *x = LIST_ITEM(l, struct entry, link);
-        if (job.n == 0 || str_eqs(job, x->name)) {
-            sorted[len++] = x;
-        }
-    }
-    qsort(sorted, len, sizeof(struct entry *), by_name);
-    json_w_init(&w, &q->text, false);
-    json_w_obj(&w);
-    json_w_key(&w, "triggers");
-    json_w_arr(&w);
-    for (size_t i = 0; i < len && i < LIST_JOBS_MAX; i++) {
-        list_entry(t, sorted[i], &w);
-    }
-    json_w_end(&w);
-    json_kv_bool(&w, "more", len > LIST_JOBS_MAX);
-    json_kv_cstr(&w, "zones", trigger_zone_version());
-    json_w_end(&w);
-    mem_free(sorted);
-    node_query_text(q);
 }
 
 /* ---- start and end ---- */
@@ -862,7 +720,7 @@ int node_triggers_new(struct node *n, uint64_t k0, uint64_t k1, struct err *e)
 {
     struct trigger_plan_config cfg = { .node = node_id_of(str_of(n->settings.node.name)),
                                        .max = SCHEDULES_MAX,
-                                       .members_max = MEMBERS_MAX,
+                                       .members_max = TRIGGER_MEMBERS_MAX,
                                        .k0 = k0,
                                        .k1 = k1 };
     struct node_triggers *t = mem_zalloc(sizeof *t);
@@ -875,6 +733,7 @@ int node_triggers_new(struct node *n, uint64_t k0, uint64_t k1, struct err *e)
     t->node = n;
     map_init(&t->jobs, JOBS_MAX, k0, k1);
     map_init(&t->active, ACTIVE_MAX, k0, k1);
+    node_trigger_index_init(&t->index, (size_t)JOBS_MAX * 2, k0, k1);
     list_init(&t->entries);
     list_init(&t->actives);
     list_init(&t->firings);
@@ -916,7 +775,8 @@ static void on_jobs(void *arg, int status, const struct job *const *jobs, size_t
 
 void node_triggers_load(struct node *n)
 {
-    if (table_watch(n->table, TABLE_SCHEDULE, on_row, n->triggers) != 0) {
+    if (table_watch(n->table, TABLE_SCHEDULE, on_row, n->triggers) != 0 ||
+        node_trigger_pause_watch(n) != 0) {
         node_out_of_memory("a watch of the table");
     }
     node_asked(job_store_list_jobs(n->store, STR(""), LOAD_PAGE, on_jobs, n));
@@ -936,7 +796,9 @@ void node_triggers_free(struct node *n)
         return;
     }
     LIST_EACH_SAFE (l, &t->entries) {
-        entry_free(LIST_ITEM(l, struct entry, link));
+        struct trigger_entry *x = LIST_ITEM(l, struct trigger_entry, link);
+        node_trigger_index_drop(&t->index, x);
+        entry_free(x);
     }
     LIST_EACH_SAFE (l, &t->actives) {
         mem_free(LIST_ITEM(l, struct active, link));
@@ -949,6 +811,7 @@ void node_triggers_free(struct node *n)
     }
     map_release(&t->jobs);
     map_release(&t->active);
+    node_trigger_index_release(&t->index);
     trigger_plan_free(t->plan);
     n->triggers = mem_free(t);
 }

@@ -34,8 +34,18 @@ void node_triggers_ended(struct node *n, const struct run *run);
 
 /* The compiled triggers of a job, until the next call of this header; NULL: it has none. */
 const struct trigger_set *node_triggers_find(const struct node *n, struct str job);
-/* All jobs that have triggers, in no particular order: *pos starts at 0. */
-const struct trigger_set *node_triggers_next(const struct node *n, size_t *pos,
-                                             struct str *ret_job);
+
+/* Sensors and events that something concerns, held ones left out. A callback changes no trigger. */
+typedef void node_sensor_fn(void *arg, struct str job, const struct trigger_sensor_def *def);
+typedef void node_event_fn(void *arg, struct str job, const struct trigger_event *event);
+void node_triggers_topic(const struct node *n, struct str topic, node_sensor_fn *fn, void *arg);
+void node_triggers_reading(const struct node *n, const char *name, node_sensor_fn *fn, void *arg);
+void node_triggers_type(const struct node *n, const char *type, node_event_fn *fn, void *arg);
+/* The readings that any sensor looks at; the topic filters that any has, with the highest qos asked
+ * for. Each once. */
+void node_triggers_readings(const struct node *n, void (*fn)(void *arg, const char *name),
+                            void *arg);
+void node_triggers_filters(const struct node *n,
+                           void (*fn)(void *arg, const char *filter, unsigned qos), void *arg);
 
 #endif

@@ -31,6 +31,7 @@ enum {
     SANDBOX_ENV_MAX = 4096,
     SANDBOX_LAYERS_MAX = 127,
     SANDBOX_ATTEMPT_MAX = 9999,
+    SANDBOX_RETRY_MAX = 32, /* of a retry-after file, with a NUL */
     SANDBOX_TEXT_MAX = 256, /* an error sentence in a record or message, with its NUL */
     SANDBOX_SLOTS_MAX = 4096,
     SANDBOX_ENV_NAME_MAX = 256,
@@ -160,6 +161,8 @@ struct sandbox_result {
     uint64_t switches_voluntary;
     uint64_t switches_involuntary;
     char text[SANDBOX_TEXT_MAX]; /* "" or a sentence */
+    char
+        retry_after[SANDBOX_RETRY_MAX]; /* what the job wrote to /run/agent/retry-after, as it is */
 };
 
 enum { SANDBOX_RECORD_SIZE = 512 };

@@ -117,6 +117,7 @@ static void plan_upper(struct sandbox_plan *p, const struct sandbox_spec *s,
     add_file(p, "u/d/etc/hosts", keep(p, "%s", hosts), 0644);
     add_file(p, "u/d/etc/resolv.conf", f->resolv_conf, 0644);
     add(p, PLAN_LINK, "u/d/etc/mtab", "/proc/mounts");
+    add_file(p, "u/d/run/agent/retry-after", "", 0666); /* init reads it at the end */
     if (s->secrets) {
         add_dir(p, "u/d/run/agent/secrets", 0555);
     }

@@ -78,7 +78,11 @@ void sandbox_record_encode(const struct sandbox_result *r, uint8_t dst[SANDBOX_R
     }
     size_t at = 8 + sizeof(words);
     _Static_assert(8 + sizeof(words) + SANDBOX_TEXT_MAX <= RECORD_SUM_AT, "the text fits");
+    _Static_assert(8 + sizeof(words) + SANDBOX_TEXT_MAX + SANDBOX_RETRY_MAX <= RECORD_SUM_AT,
+                   "and what is behind it");
     memcpy(dst + at, r->text, strnlen(r->text, SANDBOX_TEXT_MAX - 1));
+    memcpy(dst + at + SANDBOX_TEXT_MAX, r->retry_after,
+           strnlen(r->retry_after, SANDBOX_RETRY_MAX - 1));
     sandbox_put_le(dst + RECORD_SUM_AT, sandbox_checksum(dst, RECORD_SUM_AT), 8);
 }
 
@@ -126,6 +130,8 @@ int sandbox_record_decode(const void *p, size_t n, struct sandbox_result *ret)
     r.switches_involuntary = cur_le64(&c);
     cur_copy(&c, r.text, SANDBOX_TEXT_MAX);
     r.text[SANDBOX_TEXT_MAX - 1] = '\0';
+    cur_copy(&c, r.retry_after, SANDBOX_RETRY_MAX); /* zeroes, in a record of an older launcher */
+    r.retry_after[SANDBOX_RETRY_MAX - 1] = '\0';
     if (!cur_ok(&c) || !result_ok(&r)) {
         return -EBADMSG;
     }

@@ -81,6 +81,7 @@ static int open_own_files(struct sandbox_job *job, struct err *e)
         { "/dev/null", O_RDWR, &job->null_fd },
         { "/etc/hostname", O_WRONLY, &job->hostname_fd },
         { "/etc/hosts", O_WRONLY, &job->hosts_fd },
+        { "/run/agent/retry-after", O_RDONLY, &job->retry_fd },
         { "/run/agent/payload", O_RDONLY, &job->payload_in },
         { "/run/agent/payload", O_WRONLY, &job->payload_out },
     };
@@ -408,6 +409,16 @@ static void result_text(const struct init *in, struct sandbox_result *r)
     }
 }
 
+/* The file that was there before the job: another of its name is not looked at. */
+static void result_retry(const struct init *in, struct sandbox_result *r)
+{
+    char text[SANDBOX_RETRY_MAX - 1];
+    ssize_t n = sys_pread_full(in->job->retry_fd, text, sizeof(text), 0);
+    for (ssize_t i = 0; i < n && text[i] >= ' ' && text[i] <= '~'; i++) {
+        r->retry_after[i] = text[i];
+    }
+}
+
 static void init_finish(struct init *in)
 {
     struct sandbox_result *r = &in->result;
@@ -430,6 +441,7 @@ static void init_finish(struct init *in)
     }
     result_status(in, r);
     result_text(in, r);
+    result_retry(in, r);
     write_record(in);
     /* Nobody else may have been left: then the end is told before the kernel takes us down. */
     if (kill(-1, 0) < 0 && errno == ESRCH) {

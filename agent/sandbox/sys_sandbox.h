@@ -111,6 +111,7 @@ struct sandbox_job {
     /* Files that the run fills in, opened where nothing of the image can be in the way. */
     int hostname_fd, hosts_fd, payload_in, payload_out; /* payload_out: -1, it is a layer */
     int secrets_fd; /* the directory for secrets; -1: it has none */
+    int retry_fd;   /* init's: what the job may say of its next attempt */
     char run_spec[SANDBOX_SPEC_MAX];
 };
 

@@ -48,6 +48,7 @@ enum table_type {
     TABLE_SECRET = 10,    /* cluster-owned */
     TABLE_SCHEDULE = 11,  /* cluster-owned: last firing of a schedule */
     TABLE_PROFILE = 12,   /* per origin: learned cost; changes all the time */
+    TABLE_PAUSE = 14,     /* cluster-owned: triggers that are held */
 };
 
 enum {

@@ -162,7 +162,7 @@ static void plan_next(struct trigger_plan *p, struct entry *e)
     int64_t next;
 
     e->planned_us = INT64_MAX;
-    if (!e->s.paused && (e->s.times == 0 || e->count < e->s.times) &&
+    if (!e->s.paused && !e->s.held && (e->s.times == 0 || e->count < e->s.times) &&
         trigger_schedule_next(&e->s, e->zone, e->job->anchor_us, e->last_us, &next)) {
         e->planned_us = next;
     }

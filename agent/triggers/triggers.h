@@ -44,7 +44,8 @@ struct trigger_schedule {
     struct trigger_cron cron;
     enum trigger_overlap overlap;
     enum trigger_catch_up catch_up;
-    bool paused;
+    bool paused;          /* the document says so */
+    bool held;            /* somebody paused it meanwhile: not of the document, here and below */
     uint64_t jitter_ms;   /* a firing comes up to this later, the same for all nodes */
     uint64_t deadline_ms; /* how late a firing may start; 0: any */
     int64_t start_us;     /* 0: no bound */
@@ -59,6 +60,7 @@ struct trigger_hook {
     struct trigger_when *when; /* NULL: always. Names: payload, headers, query */
     char **headers;            /* names handed to the run as HOOK_<NAME> */
     size_t headers_len;
+    bool held;
 };
 
 struct trigger_sensor_def {
@@ -69,6 +71,7 @@ struct trigger_sensor_def {
     struct trigger_when *rearm;       /* NULL: when `when` holds no longer */
     struct trigger_sensor_rule rule;
     unsigned qos; /* 0 or 1 */
+    bool held;
 };
 
 struct trigger_event {
@@ -77,6 +80,7 @@ struct trigger_event {
     char source[TRIGGER_FILTER_MAX + 1];
     char subject[TRIGGER_FILTER_MAX + 1];
     struct trigger_when *when; /* names: payload, event */
+    bool held;
 };
 
 enum trigger_after_on { TRIGGER_AFTER_SUCCEEDED, TRIGGER_AFTER_FAILED, TRIGGER_AFTER_ENDED };
@@ -86,6 +90,7 @@ struct trigger_after {
     size_t jobs_len; /* over 1: fan-in, all of them */
     enum trigger_after_on on;
     bool payload; /* the output of the one is the payload of the next */
+    bool held;
 };
 
 struct trigger_set {

@@ -111,7 +111,7 @@ def test_what_a_run_leaves(seen):
 def test_a_run_without_secrets_has_no_directory(seen):
     put(seen, "none", 'echo "[$AGENT_SECRETS_DIR]"; ls /run/agent')
     run = run_of(seen, "none")
-    assert seen.http("GET", f"/v1/runs/{run['id']}/output").body == b"[]\npayload\n"
+    assert seen.http("GET", f"/v1/runs/{run['id']}/output").body == b"[]\npayload\nretry-after\n"
 
 
 def test_a_secret_that_is_not_there(seen):

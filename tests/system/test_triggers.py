@@ -245,3 +245,119 @@ def test_trigger_ls_and_schedule_next(busy):
     lines = busy.cli("schedule", "next", "report", "--no-headers").stdout.decode().splitlines()
     assert len(lines) == 5
     assert all("T02:30:00+0" in line for line in lines), lines
+
+
+# ---- tested, set off by hand, paused ----
+
+@pytest.fixture
+def many(busy):
+    put(busy, "extract", "true")
+    put(busy, "report", 'echo "$AGENT_TRIGGER"; cat', triggers={
+        "schedules": [{"name": "often", "cron": "* * * * * *"},
+                      {"name": "never", "cron": "0 0 1 1 *"}],
+        "hooks": [{"name": "open", "verify": "none",
+                   "when": "payload.ref == 'main' && headers['x-kind'] == 'push'"}],
+        "sensors": [{"name": "hot", "mqtt": "plant/+/t", "when": "value > 80"},
+                    {"name": "busy", "node": "runs.running", "when": "value > 1000"}],
+        "events": [{"name": "made", "type": "com.example.*", "when": "payload.n > 1"}],
+        "after": [{"job": "extract", "on": "failed"}]})
+    return busy
+
+
+def test_would_it_go_off(many):
+    def ask(trigger, body=b"", query="", headers=None):
+        r = many.http("POST", f"/v1/triggers/test/report/{trigger}{query}", body, headers)
+        assert r.status == 200, r.body
+        return r.json()["would_fire"]
+    push = {"X-Kind": "push"}
+    assert ask("hook/open", b'{"ref":"main"}', headers=push)
+    assert not ask("open", b'{"ref":"dev"}', headers=push)
+    assert not ask("open", b'{"ref":"main"}')
+    assert ask("hot", b"81") and not ask("hot", b"80") and not ask("hot", b"warm")
+    assert ask("hot", b"81", "?topic=plant/a/t") and not ask("hot", b"81", "?topic=plant/a/b/t")
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "com.example.made"}
+    assert ask("made", json.dumps({**event, "data": {"n": 2}}).encode())
+    assert not ask("made", json.dumps({**event, "data": {"n": 1}}).encode())
+    assert not ask("made", json.dumps({**event, "type": "org.x", "data": {"n": 2}}).encode())
+    assert not ask("made", b"no event")
+    assert ask("after/extract", b'{"state":"failed"}')
+    assert not ask("after/extract", b'{"state":"succeeded"}')
+    r = many.http("POST", "/v1/triggers/test/report/never", b"").json()
+    assert r["would_fire"] and len(r["next"]) == 5
+    assert many.cli("trigger", "test", "report/hot", "-p", "-", stdin=b"99").stdout[:3] == b"yes"
+    assert many.cli("trigger", "test", "report/hot", check=False).returncode == 1
+    assert not [r for r in runs_of(many, "report") if r["trigger"] != "schedule"]
+
+
+def test_names_that_are_not_clear(many):
+    put(many, "twice", triggers={"schedules": [{"name": "a", "cron": "@daily"}],
+                                 "hooks": [{"name": "a", "verify": "none"}]})
+    for path, status in (("twice", 409), ("twice/a", 409), ("twice/b", 404), ("nothing/a", 404),
+                         ("twice/sensor/a", 404), ("twice/hook/a", 200)):
+        r = many.http("POST", f"/v1/triggers/test/{path}", b"")
+        assert r.status == status, (path, r.body)
+    assert many.http("POST", "/v1/triggers/pause/twice/a").json()["code"] == "ambiguous"
+    assert many.http("POST", "/v1/triggers/pause/nothing").json()["code"] == "unknown_trigger"
+
+
+def test_fired_by_hand(many):
+    run = many.cli("trigger", "fire", "report/hot", "-p", "-", stdin=b"81").stdout.decode().strip()
+    end = many.wait_run(run)
+    assert end["trigger"] == "sensor" and end["state"] == "succeeded", end
+    assert many.http("GET", f"/v1/runs/{run}/output").body == b"sensor\n81"
+    many.cli("trigger", "pause", "report")
+    run = many.cli("trigger", "fire", "report/never").stdout.decode().strip()
+    assert many.wait_run(run)["scheduled_at"]
+    assert many.cli("trigger", "fire", "report/none", check=False).returncode == 1
+
+
+def paused_of(node, job):
+    triggers = node.http("GET", f"/v1/triggers?job={job}").json()["triggers"]
+    return {f"{t['kind']}/{t['name']}" for t in triggers if t["paused"]}
+
+
+def test_paused_until_resumed(many):
+    ended_runs(many, "report", 1)
+    assert many.cli("trigger", "pause", "report/often").stdout == b"trigger/report/often paused\n"
+    assert paused_of(many, "report") == {"schedule/often"}
+    assert b"paused" in many.cli("trigger", "ls", "report").stdout
+    time.sleep(1.1)
+    n = len(runs_of(many, "report"))
+    many.cli("trigger", "pause", "report/after/extract")
+    many.kill()
+    many.start()
+    assert paused_of(many, "report") == {"schedule/often", "after/extract"}
+    time.sleep(3)
+    assert len(runs_of(many, "report")) == n
+    # All of a job; then what was paused by itself still is.
+    many.cli("trigger", "pause", "report")
+    assert len(paused_of(many, "report")) == 7
+    r = many.http("POST", "/v1/hooks/report/open", b'{"ref":"main"}', {"X-Kind": "push"})
+    assert r.status == 200 and r.json() == {"accepted": False, "detail": "the hook is paused"}
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "com.example.made",
+             "data": {"n": 2}}
+    post = ("POST", "/v1/events", json.dumps(event).encode(),
+            {"Content-Type": "application/cloudevents+json"})
+    assert many.http(*post).json()["matched"] == 0
+    many.cli("trigger", "resume", "report")
+    assert paused_of(many, "report") == {"schedule/often", "after/extract"}
+    assert many.http(*post).json()["matched"] == 1
+    r = many.http("POST", "/v1/hooks/report/open", b'{"ref":"main"}', {"X-Kind": "push"})
+    assert r.status == 202, r.body
+    # Resumed: from now on, and nothing of the time between.
+    before = {r["id"] for r in runs_of(many, "report") if r["scheduled_at"]}
+    at = time.time()
+    many.cli("trigger", "resume", "report/often")
+
+    def again():
+        """it fires again"""
+        runs = [r for r in runs_of(many, "report") if r["scheduled_at"] and r["id"] not in before]
+        return runs if len(runs) >= 2 else None
+    runs = wait_for(again, 20)
+    first = min(r["scheduled_at"] for r in runs)
+    assert first >= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)), (first, at)
+    # The job's end is the pause's end.
+    many.cli("trigger", "pause", "report")
+    assert many.http("DELETE", "/v1/jobs/report").status in (200, 204)
+    put(many, "report", triggers={"hooks": [{"name": "open", "verify": "none"}]})
+    assert paused_of(many, "report") == set()

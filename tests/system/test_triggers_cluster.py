@@ -155,3 +155,31 @@ def test_secrets_and_hooks_on_every_node(own_cluster, key_file):  # noqa: F811
         return all(n.http("POST", "/v1/hooks/hooked/h", b"x",
                           {"X-Hub-Signature-256": sign}).status == 202 for n in c)
     wait_for(accepted, 20, 0.5)
+
+
+def test_paused_on_every_node(own_cluster):  # noqa: F811
+    c = own_cluster()
+    put(c["alpha"], "tick", "true", triggers={"schedules": [{"cron": "* * * * * *"}]})
+    known_everywhere(c, "tick")
+    c["beta"].cli("trigger", "pause", "tick")
+
+    def states():
+        return [t["paused"] for n in c
+                for t in n.http("GET", "/v1/triggers?job=tick").json()["triggers"]]
+
+    def paused():
+        """every node shows it paused"""
+        return states() == [True] * 3
+    wait_for(paused, 20)
+    time.sleep(1.5)
+    before = planned(all_runs(c, "tick"))
+    time.sleep(3)
+    assert planned(all_runs(c, "tick")) == before
+    c["gamma"].cli("trigger", "resume", "tick")
+
+    def fires():
+        """it fires again, once for each time"""
+        return len(planned(all_runs(c, "tick"))) >= len(before) + 3
+    wait_for(fires, 20)
+    all_planned = planned(all_runs(c, "tick"))
+    assert len(set(all_planned)) == len(all_planned)

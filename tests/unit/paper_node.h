@@ -451,6 +451,30 @@ void node_trigger_list(struct node *n, struct str job, node_text_fn *fn, void *a
     text_pend(n, "{\"triggers\":[]}", fn, arg);
 }
 
+void node_trigger_test(struct node *n, struct str trigger, const struct node_trigger_input *in,
+                       node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), trigger);
+    keep(n->document, sizeof(n->document), in->body);
+    text_pend(n, "{\"would_fire\":true}", fn, arg);
+}
+
+void node_trigger_fire(struct node *n, struct str trigger, struct str payload, node_run_fn *fn,
+                       void *arg)
+{
+    struct pending *p = pend(n, KIND_RUN, arg);
+    keep(n->name, sizeof(n->name), trigger);
+    keep(n->document, sizeof(n->document), payload);
+    p->fn.run = fn;
+}
+
+void node_trigger_pause(struct node *n, struct str trigger, bool paused, node_text_fn *fn,
+                        void *arg)
+{
+    keep(n->name, sizeof(n->name), trigger);
+    text_pend(n, paused ? "{\"paper\":\"paused\"}" : "{}", fn, arg);
+}
+
 void node_secret_put(struct node *n, struct str name, struct str value, node_text_fn *fn, void *arg)
 {
     keep(n->name, sizeof(n->name), name);

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
 #include "common/base64.h"
@@ -195,6 +196,11 @@ static const struct {
     { "\"secrets\":{\"a\":\"x/y\"}", "secrets[0]", "letters" },
     { "\"secrets\":{\"a\":\"x\",\"b\":\"x\"}", "secrets[1]", "twice" },
     { "\"secrets\":[\"a\",\"a\"]", "secrets[1]", "twice" },
+    { "\"retries\":{\"exit_codes\":[1]}", "retries.exit_codes", "must be an object" },
+    { "\"retries\":{\"exit_codes\":{\"0\":\"fail\"}}", "retries.exit_codes", "'0' is not" },
+    { "\"retries\":{\"exit_codes\":{\"9-2\":\"fail\"}}", "retries.exit_codes", "'9-2' is not" },
+    { "\"retries\":{\"exit_codes\":{\"9\":\"stop\"}}", "retries.exit_codes.9", "must be" },
+    { "\"retries\":{\"budget\":-1}", "retries.budget", "0 to 100" },
     { "\"egress\":[]", "egress", "is only for" },
     { "\"egress\":\"*:443\"", "egress", "must be a list" },
     { "\"egress\":[\"*:443\",7]", "egress[1]", "must be a string" },
@@ -326,6 +332,85 @@ static void caps_hold(void **state)
     assert_int_equal(problems.n, 0);
     (void)snprintf(text, sizeof text, "{\"image\":\"a:1\",\"image\":\"a:2\"}");
     assert_int_equal(parse(JOB_REGISTERED, text, &j), -EBADMSG);
+}
+
+static void retries_by_exit_code(void **state)
+{
+    (void)state;
+    struct job *j = good(JOB_ONE_OFF, "{\"image\":\"a\",\"retries\":{\"max\":2,\"budget\":0.5,"
+                                      "\"exit_codes\":{\"*\":\"fail\",\"70-79\":\"retry\","
+                                      "\"77\":\"fail\"}}}");
+    const struct run_policy *p = &j->policy;
+    assert_int_equal(p->retry_budget_milli, 500);
+    assert_int_equal(job_exit_means(p, 1), RUN_EXIT_FAILS);
+    assert_int_equal(job_exit_means(p, 75), RUN_EXIT_RETRIES);
+    assert_int_equal(job_exit_means(p, 77), RUN_EXIT_FAILS);
+    AUTO_BUF struct buf a = BUF_INIT(65536);
+    job_to_text(j, &a);
+    assert_non_null(
+        strstr(a.data, "\"exit_codes\":{\"*\":\"fail\",\"70-79\":\"retry\",\"77\":\"fail\"}"));
+    char text[RUN_EXIT_RULES_TEXT];
+    struct run_policy again = { 0 };
+    job_exit_rules_format(p, text);
+    assert_string_equal(text, "*=fail,70-79=retry,77=fail");
+    assert_int_equal(job_exit_rules_read(str_of(text), &again), 0);
+    assert_memory_equal(again.exit_rules, p->exit_rules, sizeof again.exit_rules);
+    assert_int_equal(job_exit_rules_read(STR("1=fail,x=retry"), &again), -EINVAL);
+    struct run_policy none = { 0 };
+    assert_int_equal(job_exit_means(&none, 1), 0);
+    job_free(j);
+}
+
+/* Sun, 06 Nov 1994 08:49:37 GMT is RFC 9110's own example. */
+static void what_a_job_asks_for(void **state)
+{
+    const int64_t then = INT64_C(784111777) * 1000000;
+    (void)state;
+    assert_int_equal(job_retry_after_ms(STR("120\n"), 0), 120000);
+    assert_int_equal(job_retry_after_ms(STR(" 0 "), 0), 0);
+    assert_int_equal(job_retry_after_ms(STR("99999999"), 0), JOB_RETRY_AFTER_MAX_MS);
+    assert_int_equal(job_retry_after_ms(STR("Sun, 06 Nov 1994 08:49:37 GMT"), then - 90000000),
+                     90000);
+    assert_int_equal(job_retry_after_ms(STR("Sun, 06 Nov 1994 08:49:37 GMT"), then), 0);
+    assert_int_equal(job_retry_after_ms(STR("Sun, 06 Nov 1994 08:49:37 GMT"), 0),
+                     JOB_RETRY_AFTER_MAX_MS);
+    static const char *const bad[] = { "",
+                                       "-1",
+                                       "1.5",
+                                       "soon",
+                                       "Sun, 06 Nox 1994 08:49:37 GMT",
+                                       "Sun, 96 Nov 1994 08:49:37 GMT",
+                                       "Sun, 06 Nov 1994 08:49:37 UTC" };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(job_retry_after_ms(str_of(bad[i]), 0), 0);
+    }
+}
+
+/* A job whose every attempt fails, and asks for three retries each time. */
+static void a_budget_holds(void **state)
+{
+    struct job_budget b = { 0 };
+    uint64_t now = 5000000;
+    unsigned given = 0;
+    (void)state;
+    for (unsigned i = 0; i < 1000; i++) {
+        job_budget_first(&b, now);
+        for (unsigned k = 0; k < 3; k++) {
+            given += job_budget_take(&b, 200, now) ? 1 : 0;
+        }
+        now += 50;
+    }
+    assert_true(given >= 200 && given <= 200 + 2 * JOB_BUDGET_FLOOR);
+    /* Long after, the floor is there again; and without a budget everything. */
+    now += 10 * JOB_BUDGET_WINDOW_MS;
+    given = 0;
+    for (unsigned i = 0; i < 100; i++) {
+        given += job_budget_take(&b, 200, now) ? 1 : 0;
+    }
+    assert_int_equal(given, JOB_BUDGET_FLOOR);
+    for (unsigned i = 0; i < 100; i++) {
+        assert_true(job_budget_take(&b, 0, now));
+    }
 }
 
 static void secrets(void **state)
@@ -592,6 +677,9 @@ int main(void)
         cmocka_unit_test(caps_hold),
         cmocka_unit_test(destinations),
         cmocka_unit_test(secrets),
+        cmocka_unit_test(retries_by_exit_code),
+        cmocka_unit_test(what_a_job_asks_for),
+        cmocka_unit_test(a_budget_holds),
         cmocka_unit_test(payloads_are_of_one_offs),
         cmocka_unit_test(overrides_go_on_top),
         cmocka_unit_test(normal_form_is_a_fixed_point),

@@ -437,15 +437,15 @@ static void backoff_grows_within_its_bounds(void **state)
     rng_init(&a, 7);
     rng_init(&b, 7);
     for (uint32_t i = 0; i < 6; i++) {
-        assert_int_equal(job_core_backoff_ms(&p, i + 1, &a), want[i]);
+        assert_int_equal(job_retry_backoff_ms(&p, i + 1, &a), want[i]);
     }
     p.retry_jitter_milli = 200;
     rng_init(&a, 7);
     uint64_t low = UINT64_MAX;
     uint64_t high = 0;
     for (int i = 0; i < 1000; i++) {
-        uint64_t d = job_core_backoff_ms(&p, 1, &a);
-        assert_int_equal(d, job_core_backoff_ms(&p, 1, &b)); /* same seed, same delays */
+        uint64_t d = job_retry_backoff_ms(&p, 1, &a);
+        assert_int_equal(d, job_retry_backoff_ms(&p, 1, &b)); /* same seed, same delays */
         low = d < low ? d : low;
         high = d > high ? d : high;
     }
@@ -455,9 +455,9 @@ static void backoff_grows_within_its_bounds(void **state)
                              .retry_backoff_milli = UINT32_MAX,
                              .retry_jitter_milli = 1000,
                              .retry_max_delay_ms = INT64_MAX };
-    assert_true(job_core_backoff_ms(&p, 100, &a) <= UINT64_C(30) * 24 * 3600 * 1000);
+    assert_true(job_retry_backoff_ms(&p, 100, &a) <= UINT64_C(30) * 24 * 3600 * 1000);
     p = (struct run_policy){ 0 };
-    assert_int_equal(job_core_backoff_ms(&p, 3, &a), 0);
+    assert_int_equal(job_retry_backoff_ms(&p, 3, &a), 0);
 }
 
 static void failures_are_tried_again(void **state)

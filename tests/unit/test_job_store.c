@@ -553,6 +553,13 @@ static void jobs_are_listed_by_name(void **state)
     unmake(f);
 }
 
+static void keep(struct fixture *f, uint64_t age_ms, uint64_t failed_ms, uint64_t bytes)
+{
+    const struct job_retention k = { .age_ms = age_ms, .failed_ms = failed_ms, .bytes = bytes };
+
+    job_store_set_retention(f->s, &k);
+}
+
 static void runs_know_their_document(void **state)
 {
     struct fixture *f = make();
@@ -566,7 +573,7 @@ static void runs_know_their_document(void **state)
     (void)job_store_delete_job(f->s, STR("enc"), 0, on_done, f);
     await(f, 1);
     /* Kept as long as the run is. */
-    job_store_set_retention(f->s, 1000, 0);
+    keep(f, 1000, 0, 0);
     (void)job_store_retain(f->s, T0, on_gone, f);
     await(f, 1);
     assert_int_equal(get(f, r.id), 0);
@@ -606,14 +613,14 @@ static void retention_is_by_age_and_bytes(void **state)
     assert_int_equal(f->jobs[0].by_state[RUN_SUCCEEDED], 8);
     assert_int_equal(f->jobs[0].last_us, r[9].created_us);
     /* Those that ended more than 5 seconds before second 8: 0, 1, 2, 3. */
-    job_store_set_retention(f->s, 4999, 0);
+    keep(f, 4999, 0, 0);
     (void)job_store_retain(f->s, T0 + 8000000, on_gone, f);
     await(f, 1);
     assert_int_equal(f->n, 4);
     assert_true(ulid_eq(f->gone[0].id, r[0].id));
     assert_int_equal(f->gone[0].attempts, 1);
     /* 400 bytes are left; 250 may be: two more go. */
-    job_store_set_retention(f->s, 0, 250);
+    keep(f, 0, 0, 250);
     (void)job_store_retain(f->s, T0 + 8000000, on_gone, f);
     await(f, 1);
     assert_int_equal(f->n, 2);
@@ -622,6 +629,41 @@ static void retention_is_by_age_and_bytes(void **state)
     assert_int_equal(f->stats.runs, 4);
     assert_int_equal(f->stats.kept_bytes, 200);
     assert_int_equal(get(f, r[9].id), 0);
+    unmake(f);
+}
+
+static void what_failed_stays_longer(void **state)
+{
+    static const enum run_state ends[] = { RUN_SUCCEEDED, RUN_FAILED, RUN_CANCELLED, RUN_TIMED_OUT,
+                                           RUN_LOST };
+    struct fixture *f = make();
+    struct run r[ARRAY_LEN(ends)];
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+        r[i] = new_run(f, "j", T0);
+        assert_int_equal(accept_run(f, &r[i], ""), 0);
+        finish(&r[i], ends[i], T0);
+        assert_int_equal(put(f, &r[i], NULL), 0);
+    }
+    /* Ten seconds later, five are enough: for those that did not fail. */
+    keep(f, 5000, 60000, 0);
+    (void)job_store_retain(f->s, T0 + 10000000, on_gone, f);
+    await(f, 1);
+    assert_int_equal(f->n, 2);
+    assert_int_equal(get(f, r[0].id), -ENOENT);
+    assert_int_equal(get(f, r[2].id), -ENOENT);
+    assert_int_equal(get(f, r[1].id), 0);
+    assert_int_equal(get(f, r[4].id), 0);
+    /* Too much is too much; then their own time. */
+    keep(f, 5000, 60000, 250);
+    (void)job_store_retain(f->s, T0 + 10000000, on_gone, f);
+    await(f, 1);
+    assert_int_equal(f->n, 1);
+    keep(f, 5000, 60000, 0);
+    (void)job_store_retain(f->s, T0 + 61000000, on_gone, f);
+    await(f, 1);
+    assert_int_equal(f->n, 2);
     unmake(f);
 }
 
@@ -651,7 +693,7 @@ static void a_full_disk_refuses_and_recovers(void **state)
             assert_int_equal(f->status, -ENOSPC);
         }
     }
-    job_store_set_retention(f->s, 1, 0);
+    keep(f, 1, 0, 0);
     (void)job_store_retain(f->s, T0 + 1000000, on_gone, f);
     await(f, 1);
     assert_int_equal(f->status, 0);
@@ -933,6 +975,7 @@ int main(void)
         cmocka_unit_test(jobs_are_listed_by_name),
         cmocka_unit_test(runs_know_their_document),
         cmocka_unit_test(retention_is_by_age_and_bytes),
+        cmocka_unit_test(what_failed_stays_longer),
         cmocka_unit_test(a_full_disk_refuses_and_recovers),
         cmocka_unit_test(the_floor_refuses_new_work_only),
         cmocka_unit_test(requests_beyond_the_cap_are_refused),

@@ -74,6 +74,7 @@ static void fixed_names(void **state)
         { "store", "replicas", "2" },
         { "store", "replicas_min", "1" },
         { "store", "retention", "7d" },
+        { "store", "retention_failed", "30d" },
         { "store", "retention_bytes", "10GiB" },
         { "routing", "policy", "learned" },
         { "routing", "probes", "4" },
