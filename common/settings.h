@@ -150,6 +150,12 @@ struct settings_mqtt {
     char password_file[SETTINGS_PATH_MAX];
 };
 
+struct settings_callbacks {
+    bool allow_private;
+    char ca_file[SETTINGS_PATH_MAX]; /* "": the system's */
+    uint64_t timeout_ms;
+};
+
 struct settings_log {
     unsigned level;  /* enum log_level */
     unsigned format; /* enum log_format */
@@ -168,6 +174,7 @@ struct settings {
     struct settings_sandbox sandbox;
     struct settings_telemetry telemetry;
     struct settings_mqtt mqtt;
+    struct settings_callbacks callbacks;
     struct settings_log log;
 };
 

@@ -36,6 +36,7 @@ static const struct conf_section sections[] = {
     { "sandbox", "What a run may use. A job's own limits stand within these." },
     { "telemetry", "What is measured while runs run." },
     { "mqtt", "Sensors: the broker whose topics trigger jobs." },
+    { "callbacks", "Who is told of a run's end." },
     { "log", "The agent's own log, on stderr." },
 };
 
@@ -314,6 +315,17 @@ static const struct conf_key keys[] = {
       .help = "Account at the broker." },
     { AT(mqtt, password_file), .key = "password_file", .type = CONF_PATH, .def = "",
       .help = "File whose first line is the account's password." },
+
+    /* --- callbacks --- */
+    { AT(callbacks, allow_private), .key = "allow_private", .type = CONF_BOOL, .def = "no",
+      .reloadable = true,
+      .help =
+          "May call-backs go to this machine, to private and to link-local addresses? Whoever may\n"
+          "submit a run can then make this node send requests into its own network." },
+    { AT(callbacks, ca_file), .key = "ca_file", .type = CONF_PATH, .def = "",
+      .help = "Who signed the certificates of https receivers (PEM). Not set: the system's." },
+    { AT(callbacks, timeout_ms), .key = "timeout", .type = CONF_DURATION, .def = "20s", .min = 100,
+      .max = UINT64_C(300000), .reloadable = true, .help = "A receiver has this long to answer." },
 
     /* --- log --- */
     { AT(log, level), .key = "level", .type = CONF_CHOICE, .def = "info", .choices = levels,

@@ -42,6 +42,7 @@ struct api {
     uint64_t auth_refused_total;
     struct log_limit refused_limit;
     unsigned event_clients;
+    uint64_t event_drops_total; /* readers that were too slow */
     unsigned followers;
     uint64_t spool_next;
     char spool_salt[17];
@@ -139,6 +140,8 @@ bool api_proxy_node(struct api_call *c);
 
 /* This node's page of runs; answers with everybody's. Releases own. */
 void api_runs_send(struct api_call *c, struct buf *own, size_t limit);
+/* The same for its call-backs. */
+void api_callbacks_send(struct api_call *c, struct str own, size_t limit);
 
 /* -- uv_api_tokens.c: the cluster's tokens -- */
 
@@ -162,12 +165,18 @@ api_op_fn api_job_list, api_job_get, api_job_put, api_job_delete;
 /* uv_api_runs.c */
 api_op_fn api_job_placement, api_profile_list, api_profile_get;
 api_op_fn api_run_list, api_run_get, api_run_samples, api_run_placement;
-api_op_fn api_run_cancel, api_run_retry, api_events;
+api_op_fn api_run_cancel, api_run_retry;
+/* uv_api_events.c */
+api_op_fn api_events;
+/* uv_api_callbacks.c */
+api_op_fn api_callback_list, api_callback_retry;
 /* uv_api_submit.c */
 api_op_fn api_job_submit, api_run_submit;
 /* uv_api_output.c */
 api_op_fn api_run_output, api_run_logs;
 
+/* True: answered. A sender of events asks whether it may (CloudEvents' HTTP WebHook, section 4). */
+bool api_handshake(struct api_call *c);
 /* uv_api_triggers.c */
 api_op_fn api_hook, api_hook_sign, api_event_post, api_trigger_list;
 api_op_fn api_trigger_test, api_trigger_fire, api_trigger_pause, api_trigger_resume;

@@ -100,6 +100,27 @@ void api_merge_runs(struct buf *out, const struct api_part *parts, size_t n, siz
     json_w_end(&w);
 }
 
+/* ---- call-backs ---- */
+
+void api_merge_callbacks(struct buf *out, const struct api_part *parts, size_t n, size_t limit)
+{
+    struct json_w w;
+    struct str last;
+    bool more = false;
+
+    json_w_init(&w, out, false);
+    json_w_obj(&w);
+    more = newest_write(&w, "callbacks", parts, n, limit, &last);
+    for (size_t i = 0; i < n; i++) {
+        bool theirs = false;
+        (void)json_bool(json_get(parts[i].root, "more"), &theirs);
+        more = more || theirs;
+    }
+    json_kv_bool(&w, "more", more);
+    partial_write(&w, parts, n);
+    json_w_end(&w);
+}
+
 /* ---- nodes ---- */
 
 static void missing_write(struct json_w *w, const struct api_part *p)

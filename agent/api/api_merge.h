@@ -23,6 +23,8 @@ struct api_part {
 /* GET /v1/runs: the newest `limit` runs of all lists, each of which is sorted so. "next" is the
  * cursor when there are more. */
 void api_merge_runs(struct buf *out, const struct api_part *parts, size_t n, size_t limit);
+/* GET /v1/callbacks: likewise; "more" instead of a cursor. */
+void api_merge_callbacks(struct buf *out, const struct api_part *parts, size_t n, size_t limit);
 /* GET /v1/nodes: the arrays one after the other, by name. */
 void api_merge_nodes(struct buf *out, const struct api_part *parts, size_t n);
 /* GET /v1/status: nodes, jobs with their counts added up, the last failures, warnings. The first

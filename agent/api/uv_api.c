@@ -47,6 +47,8 @@ static api_op_fn *const ops[] = {
     [API_TRIGGER_FIRE] = api_trigger_fire,
     [API_TRIGGER_PAUSE] = api_trigger_pause,
     [API_TRIGGER_RESUME] = api_trigger_resume,
+    [API_CALLBACK_LIST] = api_callback_list,
+    [API_CALLBACK_RETRY] = api_callback_retry,
     [API_SECRET_LIST] = api_secret_list,
     [API_SECRET_PUT] = api_secret_put,
     [API_SECRET_DELETE] = api_secret_delete,
@@ -334,7 +336,7 @@ static void on_request(void *arg, struct http_req *req)
         c->route = m.route;
         (void)str_copy(c->param, sizeof(c->param), str_of(m.param));
     }
-    if (!api_auth_may(c)) {
+    if (api_handshake(c) || !api_auth_may(c)) {
         return;
     }
     if (api_is_registry(c) && a->opt.registry != NULL) {

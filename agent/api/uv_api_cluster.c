@@ -233,3 +233,19 @@ void api_runs_send(struct api_call *c, struct buf *own, size_t limit)
         buf_release(own);
     }
 }
+
+/* ---- call-backs ---- */
+
+static void callbacks_merge(struct buf *out, const struct scatter *s, const struct api_part *parts)
+{
+    api_merge_callbacks(out, parts, s->n, s->limit);
+}
+
+void api_callbacks_send(struct api_call *c, struct str own, size_t limit)
+{
+    if (is_alone(c)) {
+        api_answer_text(c, NULL, own);
+    } else {
+        scatter_begin(c, own, limit, callbacks_merge);
+    }
+}

@@ -95,6 +95,10 @@ void api_metrics(struct api_call *c)
     metric(&b, "agent_http_auth_refused_total", "counter",
            "Requests refused for want of a token, a scope or a prefix.",
            c->api->auth_refused_total);
+    metric(&b, "agent_event_readers", "gauge", "Clients that read the feed of events.",
+           c->api->event_clients);
+    metric(&b, "agent_event_readers_dropped_total", "counter",
+           "Clients that read the feed of events too slowly.", c->api->event_drops_total);
     (void)buf_adds(&b, "# HELP agent_http_responses_total Responses by class of status.\n"
                        "# TYPE agent_http_responses_total counter\n");
     for (unsigned class = 2; class <= 5; class ++) {

@@ -133,6 +133,8 @@ static void submit_go(struct submit *s, struct str document, const char *spool_n
         .spool_name = str_of(spool_name),
         .payload_bytes = bytes,
         .idempotency_key = http1_header(c->head, "Idempotency-Key"),
+        .callback_url = http1_header(c->head, "X-Callback-Url"),
+        .callback_secret = http1_header(c->head, "X-Callback-Secret"),
     };
     memcpy(n.request_hash, hash, sizeof(n.request_hash));
     node_submit(c->api->node, &n, submitted, c);

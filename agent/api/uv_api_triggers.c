@@ -11,6 +11,8 @@
 #include "agent/triggers/cloudevent.h"
 #include "common/mem.h"
 
+enum { HOOK_ORIGIN_MAX = 255 };
+
 static size_t headers_of(const struct http1_head *head,
                          struct trigger_hook_header dst[HTTP1_HEADERS_MAX])
 {
@@ -212,6 +214,44 @@ static void events_body(void *arg, struct http_req *req, int status, struct str 
 void api_event_post(struct api_call *c)
 {
     http_req_read_all(c->req, node_settings(c->api->node)->http.max_event_bytes, events_body, c);
+}
+
+/* ---- the handshake of CloudEvents' HTTP WebHook specification, section 4 ---- */
+
+/* A host name, as WebHook-Request-Origin says who will send. */
+static bool origin_ok(struct str s)
+{
+    for (size_t i = 0; i < s.n; i++) {
+        char ch = s.p[i];
+        bool word =
+            (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9');
+        if (!word && ch != '.' && ch != '-' && ch != ':') {
+            return false;
+        }
+    }
+    return s.n != 0 && s.n <= HOOK_ORIGIN_MAX;
+}
+
+/* Everybody may send: what is sent has to show its own right, a token or a signature. So this needs
+ * none, and says nothing of which hooks there are. */
+bool api_handshake(struct api_call *c)
+{
+    struct str origin = http1_header(c->head, "WebHook-Request-Origin");
+    char text[HOOK_ORIGIN_MAX + 1];
+
+    if (!str_eqs(c->head->method, "OPTIONS") ||
+        !(str_eqs(c->head->path, "/v1/events") || str_starts(c->head->path, "/v1/hooks/")) ||
+        !origin_ok(origin) || str_copy(text, sizeof text, origin) != 0) {
+        return false;
+    }
+    api_headers(c);
+    http_res_header(c->req, "WebHook-Allowed-Origin", text);
+    if (http1_header(c->head, "WebHook-Request-Rate").p != NULL) {
+        http_res_header(c->req, "WebHook-Allowed-Rate", "*");
+    }
+    http_res_header(c->req, "Allow", "POST, OPTIONS");
+    http_res_send(c->req, 200, NULL, NULL, 0);
+    return true;
 }
 
 /* ---- triggers ---- */

@@ -207,6 +207,25 @@ static const struct cli_option hook_options[] = {
 static const struct cli_example hook_examples[] = {
     { "agent hook test deploy github -p push.json | sh", "what the sender would do" },
 };
+static const struct cli_option callback_options[] = {
+    { "job", 'j', "JOB", false, "only this job's" },
+    { "state", 's', "STATE", false, "only waiting, delivered, gone, failed or off" },
+    { "limit", 0, "N", false, "at most this many (1000)" },
+};
+static const struct cli_example callback_examples[] = {
+    { "agent callback ls --state failed", "what nobody took" },
+    { "agent callback ls -q -s failed | xargs agent callback retry", "once more, all of it" },
+};
+static const struct cli_option events_options[] = {
+    { "type", 't', "PREFIX", false, "only events whose type begins with this" },
+    { "job", 'j', "JOB", false, "only this job's" },
+    { "count", 'n', "N", false, "end after this many" },
+    { "after", 0, "ID", false, "begin behind this event, when it is remembered" },
+};
+static const struct cli_example events_examples[] = {
+    { "agent events", "everything that happens on this node" },
+    { "agent events -t agent.run.failed -o json | jq .data.id", "runs that fail" },
+};
 static const struct cli_example secret_examples[] = {
     { "openssl rand -hex 32 | agent secret set gh-hook", "a secret for a web hook" },
     { "agent secret ls", "their names" },
@@ -607,6 +626,37 @@ const struct cli_command cli_commands[CLI_COMMANDS] = {
                    .words = CLI_WORD_LIST,
                    .list = "test",
                    EXAMPLES(hook_examples) },
+    [CLI_CALLBACK] = { .name = "callback",
+                       .usage = "[ls] [-j JOB] [-s STATE] | retry ID ...",
+                       .summary = "list call-backs, or send them again",
+                       .text =
+                           "Who is told of a run's end, as its document (\"callbacks\") or the "
+                           "header X-Callback-Url says. 'ls' shows the deliveries of all nodes, "
+                           "'retry' sends some at once, whatever became of them, with the id "
+                           "and the body that they had. A receiver that answers 410 (gone) is told "
+                           "of no more runs of the job (off) until the job is applied anew.",
+                       OPTIONS(callback_options),
+                       .groups = LISTING,
+                       .args_max = CLI_POS_MAX,
+                       .words = CLI_WORD_LIST,
+                       .list = "ls retry",
+                       EXAMPLES(callback_examples) },
+    [CLI_EVENTS] = { .name = "events",
+                     .usage = "[-t PREFIX] [-j JOB] [-n N]",
+                     .summary = "follow what happens",
+                     .text =
+                         "A line for each event as it happens, or with -o json a CloudEvent: runs "
+                         "that the node accepted (agent.run.STATE), what set them off "
+                         "(agent.trigger.fired), members (agent.node.joined, failed, left, "
+                         "draining, resumed), documents (agent.job.applied, deleted), what its "
+                         "runs taught (agent.job.profile_updated), call-backs (agent.callback.STATE). "
+                         "Goes on where it was when the connection breaks; agent.feed.gap says that "
+                         "some are not remembered any more.",
+                     OPTIONS(events_options),
+                     .groups = CLI_HAS_NODE | CLI_HAS_FORMAT,
+                     .args_max = 0,
+                     .words = CLI_NO_WORDS,
+                     EXAMPLES(events_examples) },
     [CLI_SECRET] = { .name = "secret",
                      .usage = "set NAME | ls | rm NAME ...",
                      .summary = "set, list or delete secrets",

@@ -43,6 +43,8 @@ enum cli_id {
     CLI_TRIGGER,
     CLI_SCHEDULE,
     CLI_HOOK,
+    CLI_CALLBACK,
+    CLI_EVENTS,
     CLI_SECRET,
     CLI_TOKEN,
     CLI_CA,
@@ -238,6 +240,7 @@ void cli_view_job(struct cli_view *v, const struct json *job);
 void cli_view_nodes(struct cli_view *v, const struct json *list);
 void cli_view_members(struct cli_view *v, const struct json *list);
 void cli_view_table(struct cli_view *v, const struct json *list);
+void cli_view_callbacks(struct cli_view *v, const struct json *list);
 void cli_view_triggers(struct cli_view *v, const struct json *list);
 void cli_view_schedule(struct cli_view *v, const struct json *list);
 void cli_view_secrets(struct cli_view *v, const struct json *list);

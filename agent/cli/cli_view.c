@@ -450,6 +450,36 @@ void cli_view_schedule(struct cli_view *v, const struct json *list)
     finish(v, &t);
 }
 
+void cli_view_callbacks(struct cli_view *v, const struct json *list)
+{
+    static const char *const heads[] = { "ID",   "JOB", "STATE", ">TRIES", ">STATUS",
+                                         "NEXT", "URL", "WHY",   NULL };
+    const struct json *callbacks = members_of(list, "callbacks");
+    struct cli_table t;
+
+    if (v->format == CLI_FORMAT_JSON) {
+        cli_view_json(v, list);
+        return;
+    }
+    if (names_only(v, callbacks, "callback", "id")) {
+        return;
+    }
+    cli_table_init(&t, heads);
+    JSON_EACH (m, callbacks) {
+        struct str job = cli_json_str(m, "job");
+        struct str next = cli_json_str(m, "next_at");
+        text_cell(&t, cli_json_str(m, "id"));
+        text_cell(&t, job.n != 0 ? job : STR("-"));
+        text_cell(&t, cli_json_str(m, "state"));
+        number_cell(&t, m, "tries");
+        number_cell(&t, m, "status");
+        text_cell(&t, next.n != 0 ? next : STR("-"));
+        text_cell(&t, cli_json_str(m, "url"));
+        text_cell(&t, cli_json_str(m, "detail"));
+    }
+    finish(v, &t);
+}
+
 void cli_view_secrets(struct cli_view *v, const struct json *list)
 {
     static const char *const heads[] = { "SECRET", "SET", "BY", NULL };

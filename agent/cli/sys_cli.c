@@ -245,7 +245,8 @@ static int (*const handlers[CLI_COMMANDS])(struct cli_ctx *) = {
     [CLI_DRAIN] = cli_cmd_drain,       [CLI_LEAVE] = cli_cmd_leave,
     [CLI_TABLE] = cli_cmd_table,       [CLI_TRIGGER] = cli_cmd_trigger,
     [CLI_SCHEDULE] = cli_cmd_schedule, [CLI_HOOK] = cli_cmd_hook,
-    [CLI_SECRET] = cli_cmd_secret,     [CLI_CA] = cli_cmd_ca,
+    [CLI_SECRET] = cli_cmd_secret,     [CLI_CALLBACK] = cli_cmd_callback,
+    [CLI_EVENTS] = cli_cmd_events,     [CLI_CA] = cli_cmd_ca,
     [CLI_KEYGEN] = cli_cmd_keygen,     [CLI_EXPLAIN] = cli_cmd_explain,
     [CLI_PROFILE] = cli_cmd_profile,   [CLI_TOP] = cli_cmd_top,
 };

@@ -154,6 +154,8 @@ int cli_cmd_leave(struct cli_ctx *ctx);
 int cli_cmd_table(struct cli_ctx *ctx);
 int cli_cmd_failed(struct cli_ctx *ctx);
 int cli_cmd_trigger(struct cli_ctx *ctx);
+int cli_cmd_callback(struct cli_ctx *ctx);
+int cli_cmd_events(struct cli_ctx *ctx);
 int cli_cmd_schedule(struct cli_ctx *ctx);
 int cli_cmd_hook(struct cli_ctx *ctx);
 int cli_cmd_secret(struct cli_ctx *ctx);

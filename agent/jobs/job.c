@@ -142,6 +142,7 @@ struct job *job_free(struct job *j)
         mem_free(j->workdir);
         mem_free(j->user);
         mem_free(j->triggers);
+        mem_free(j->callbacks);
         mem_free(j->payload);
         mem_free(j);
     }
@@ -160,11 +161,13 @@ struct job *job_dup(const struct job *j)
     d->workdir = j->workdir != NULL ? mem_strdup(j->workdir) : NULL;
     d->user = j->user != NULL ? mem_strdup(j->user) : NULL;
     d->triggers = j->triggers != NULL ? mem_strdup(j->triggers) : NULL;
+    d->callbacks = j->callbacks != NULL ? mem_strdup(j->callbacks) : NULL;
     d->has_payload = false;
     d->payload = NULL;
     d->payload_len = 0;
     if ((d->workdir == NULL) != (j->workdir == NULL) || (d->user == NULL) != (j->user == NULL) ||
         (d->triggers == NULL) != (j->triggers == NULL) ||
+        (d->callbacks == NULL) != (j->callbacks == NULL) ||
         list_dup(&j->entrypoint, &d->entrypoint) != 0 || list_dup(&j->command, &d->command) != 0 ||
         list_dup(&j->env, &d->env) != 0 || list_dup(&j->require, &d->require) != 0 ||
         list_dup(&j->egress, &d->egress) != 0 || list_dup(&j->prefer, &d->prefer) != 0 ||
@@ -296,6 +299,10 @@ void job_to_json(struct json_w *w, const struct job *j)
     if (j->triggers != NULL) {
         json_w_key(w, "triggers");
         json_w_raw(w, str_of(j->triggers));
+    }
+    if (j->callbacks != NULL) {
+        json_w_key(w, "callbacks");
+        json_w_raw(w, str_of(j->callbacks));
     }
 }
 

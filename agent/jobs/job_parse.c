@@ -625,26 +625,37 @@ static void f_payload_base64(struct parse *p, const struct json *v)
 
 /* --- triggers --- */
 
-/* Kept as compact JSON: agent/triggers reads what is in it. */
-static void f_triggers(struct parse *p, const struct json *v)
+/* As compact JSON; agent/triggers reads what is in it. */
+static void get_raw(struct parse *p, const char *field, const struct json *v, enum json_type type,
+                    char **dst)
 {
     AUTO_BUF struct buf b = BUF_INIT(JOB_TRIGGERS_MAX);
     struct json_w w;
 
-    if (v->type != JSON_OBJECT) {
-        problem(p, "triggers", "must be an object, not %s", json_type_name(v->type));
+    if (v->type != type) {
+        problem(p, field, "must be %s, not %s", json_type_name(type), json_type_name(v->type));
         return;
     }
     json_w_init(&w, &b, false);
     json_w_value(&w, v);
     if (buf_error(&b) == -ENOBUFS) {
-        problem(p, "triggers", "is longer than %d bytes", JOB_TRIGGERS_MAX);
+        problem(p, field, "is longer than %d bytes", JOB_TRIGGERS_MAX);
     } else if (buf_error(&b) != 0) {
         p->r = -ENOMEM;
     } else {
-        mem_free(p->j->triggers);
-        p->j->triggers = v->count != 0 ? buf_take(&b) : NULL;
+        mem_free(*dst);
+        *dst = v->count != 0 ? buf_take(&b) : NULL;
     }
+}
+
+static void f_triggers(struct parse *p, const struct json *v)
+{
+    get_raw(p, "triggers", v, JSON_OBJECT, &p->j->triggers);
+}
+
+static void f_callbacks(struct parse *p, const struct json *v)
+{
+    get_raw(p, "callbacks", v, JSON_ARRAY, &p->j->callbacks);
 }
 
 /* --- retries --- */
@@ -760,6 +771,7 @@ static const struct field job_fields[] = {
     { "require", f_require, M_ALL },
     { "labels", f_labels, M_ALL },
     { "triggers", f_triggers, M_JOB },
+    { "callbacks", f_callbacks, M_ALL },
     { "payload", f_payload, M_ONCE | M_OVER },
     { "payload_base64", f_payload_base64, M_ONCE | M_OVER },
 };

@@ -33,7 +33,7 @@ enum {
     JOB_LABELS_MAX = 16,
     JOB_LABEL_TEXT_MAX = 63,      /* a label's name, a label's value */
     JOB_PAYLOAD_MAX = 128 * 1024, /* inside a one-off's document */
-    JOB_TRIGGERS_MAX = 64 * 1024, /* bytes of "triggers" as compact JSON */
+    JOB_TRIGGERS_MAX = 64 * 1024, /* bytes of "triggers", of "callbacks", as compact JSON */
     JOB_PROBLEMS_MAX = 32,
     JOB_SECRETS_MAX = 16,
 };
@@ -70,8 +70,10 @@ struct job {
     struct run_limits limits;
     struct run_policy policy;
     bool retries_given; /* the document has "retries.max" */
-    char *triggers; /* registered jobs only: compact JSON, an object, which is for agent/triggers to
-                       read; NULL: none */
+    /* Compact JSON, NULL: none. What is in them is for agent/triggers; here only their form is
+     * checked: an object, an array. */
+    char *triggers; /* registered jobs only */
+    char *callbacks;
 
     /* One-offs only, never written back. */
     bool has_payload;

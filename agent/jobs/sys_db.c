@@ -69,6 +69,11 @@ static const char *const statements[JOB_ST_COUNT_] = {
                        " record = ? WHERE id = ?",
     [JOB_ST_RUN_GET] = "SELECT record, spec FROM run WHERE id = ?",
     [JOB_ST_RUN_LIVE] = "SELECT record FROM run WHERE ended = 0 AND id > ? ORDER BY id LIMIT ?",
+    [JOB_ST_RUN_CALLERS] =
+        "SELECT record FROM run r WHERE ended > 0 AND ended > ? AND"
+        " (spec LIKE '%\"callbacks\":%' OR EXISTS (SELECT 1 FROM job_revision d WHERE"
+        " d.name = r.job AND d.revision = r.revision AND d.document LIKE '%\"callbacks\":%'))"
+        " ORDER BY ended LIMIT ?",
     [JOB_ST_RUN_DELETE] = "DELETE FROM run WHERE id = ?",
     [JOB_ST_RUN_OLD] = "SELECT id, ended, bytes, attempt, state IN ('failed','timed_out','lost')"
                        " FROM run WHERE ended > 0"

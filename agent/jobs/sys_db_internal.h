@@ -29,6 +29,7 @@ enum job_db_statement {
     JOB_ST_RUN_PUT,
     JOB_ST_RUN_GET,
     JOB_ST_RUN_LIVE,
+    JOB_ST_RUN_CALLERS,
     JOB_ST_RUN_DELETE,
     JOB_ST_RUN_OLD,
     JOB_ST_ATTEMPT_PUT,
@@ -125,6 +126,8 @@ int job_db_list(struct job_db *db, const struct job_store_filter *f, struct run 
                 size_t *ret_n, bool *ret_more);
 int job_db_live(struct job_db *db, const struct ulid *after, size_t limit, struct run *runs,
                 size_t *ret_n, bool *ret_more);
+int job_db_callers_after(struct job_db *db, int64_t after_us, size_t limit, struct run *runs,
+                         size_t *ret_n, bool *ret_more);
 int job_db_attempts(struct job_db *db, const struct ulid *id, size_t limit, struct run *runs,
                     size_t *ret_n);
 int job_db_delete_run(struct job_db *db, const struct ulid *id);

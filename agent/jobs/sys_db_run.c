@@ -387,6 +387,19 @@ int job_db_live(struct job_db *db, const struct ulid *after, size_t limit, struc
     return end != 0 ? end : r;
 }
 
+int job_db_callers_after(struct job_db *db, int64_t after_us, size_t limit, struct run *runs,
+                         size_t *ret_n, bool *ret_more)
+{
+    struct job_db_use u;
+
+    job_db_begin(db, JOB_ST_RUN_CALLERS, &u);
+    job_db_bind_i64(&u, after_us);
+    job_db_bind_i64(&u, (int64_t)limit + 1);
+    int r = read_rows(&u, limit, runs, ret_n, ret_more);
+    int end = job_db_end(&u);
+    return end != 0 ? end : r;
+}
+
 int job_db_attempts(struct job_db *db, const struct ulid *id, size_t limit, struct run *runs,
                     size_t *ret_n)
 {

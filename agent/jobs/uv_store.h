@@ -98,6 +98,10 @@ int job_store_list_runs(struct job_store *s, const struct job_store_filter *f,
                         job_store_runs_fn *fn, void *arg);
 /* The records of a run's earlier attempts, the first first. */
 int job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *fn, void *arg);
+/* Runs that ended after this moment (in µs since 1970) and whose document speaks of call-backs, in
+ * the order of their ends, at most JOB_STORE_LIST_MAX; more: ask again from the last one's end. */
+int job_store_callers_after(struct job_store *s, int64_t after_us, job_store_runs_fn *fn,
+                            void *arg);
 /* Every run that has not ended, the oldest first, in pieces: each() per piece, then done(). */
 int job_store_load_unfinished(struct job_store *s, job_store_runs_fn *each, job_store_done_fn *done,
                               void *arg);

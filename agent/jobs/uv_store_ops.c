@@ -190,6 +190,24 @@ int job_store_attempts(struct job_store *s, struct ulid id, job_store_runs_fn *f
     return send_read(s, q);
 }
 
+static int callers_work(struct job_db *db, struct store_request *q)
+{
+    return job_db_callers_after(db, q->now_us, q->limit, q->runs, &q->n, &q->more);
+}
+
+int job_store_callers_after(struct job_store *s, int64_t after_us, job_store_runs_fn *fn, void *arg)
+{
+    struct store_request *q = job_store_request_new(callers_work, runs_done, arg);
+
+    if (q == NULL || with_runs(q, JOB_STORE_LIST_MAX) != 0) {
+        return no_memory(q);
+    }
+    q->limit = JOB_STORE_LIST_MAX;
+    q->now_us = after_us;
+    q->fn.runs = fn;
+    return send_read(s, q);
+}
+
 /* --- unfinished runs, piece by piece --- */
 
 static int live_work(struct job_db *db, struct store_request *q)

@@ -46,6 +46,7 @@ static const struct {
     [NODE_TOO_FEW] = { "too_few_replicas", 503 },
     [NODE_UNKNOWN_TRIGGER] = { "unknown_trigger", 404 },
     [NODE_AMBIGUOUS] = { "ambiguous", 409 },
+    [NODE_UNKNOWN_CALLBACK] = { "unknown_callback", 404 },
     [NODE_INTERNAL] = { "internal", 500 },
 };
 

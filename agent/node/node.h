@@ -55,6 +55,7 @@ enum node_code {
     NODE_TOO_FEW,          /* 503 + Retry-After: fewer copies than store.replicas_min */
     NODE_UNKNOWN_TRIGGER,  /* 404 */
     NODE_AMBIGUOUS,        /* 409: the name fits several triggers */
+    NODE_UNKNOWN_CALLBACK, /* 404 */
     NODE_INTERNAL,         /* 500 */
 };
 
@@ -98,8 +99,10 @@ struct node_submit {
     enum run_trigger trigger;
     int64_t scheduled_us;       /* RUN_TRIGGER_SCHEDULE: the planned time */
     struct str idempotency_key; /* may be empty */
+    struct str callback_url;    /* who is told of its end, beside the document's; empty: nobody */
+    struct str callback_secret; /* the secret's name that this is signed with; may be empty */
     uint8_t request_hash[32]; /* SHA-256 over method, target and body: tells a repeated request from
-                                 another one with the same key */
+                               another one with the same key */
 };
 
 /* run is NULL when error is not NULL. replayed: the key was known, this is the run of then. */
@@ -268,6 +271,18 @@ struct node_trigger_input {
 void node_trigger_test(struct node *n, struct str trigger, const struct node_trigger_input *in,
                        node_text_fn *fn, void *arg);
 
+/* -- call-backs: deliveries of runs that ended here -- */
+
+enum { NODE_CALLBACK_ID_MAX = 40 };
+/* {"callbacks": [...], "more"}, the newest first; job, state: empty: any. limit: 1 to 1,000. */
+void node_callback_list(struct node *n, struct str job, struct str state, size_t limit,
+                        node_text_fn *fn, void *arg);
+bool node_callback_is_here(const struct node *n, struct str id);
+bool node_callback_state_ok(struct str state); /* "waiting", "delivered", … */
+/* Sends it now, whatever became of it, with all its tries before it. Answers with it.
+ * NODE_CONFLICT: it is being sent. */
+void node_callback_retry(struct node *n, struct str id, node_text_fn *fn, void *arg);
+
 enum { NODE_SECRET_MAX = 64 * 1024 };
 /* value: 1 to NODE_SECRET_MAX bytes. Answers {} when it is durable. */
 void node_secret_put(struct node *n, struct str name, struct str value, node_text_fn *fn,
@@ -275,6 +290,26 @@ void node_secret_put(struct node *n, struct str name, struct str value, node_tex
 void node_secret_delete(struct node *n, struct str name, node_text_fn *fn, void *arg);
 /* {"secrets": [{"name", "updated_at", "by"}]}; never a value. */
 void node_secret_list(struct node *n, node_text_fn *fn, void *arg);
+
+/* -- the feed: what this node sees, as CloudEvents -- */
+
+struct node_feed_event {
+    const char *id;   /* of the event, and for node_feed_begin() */
+    const char *type; /* "agent.run.succeeded" */
+    const char *job;  /* "": of none */
+    struct str text;  /* the event: JSON, on one line */
+};
+/* fn is called, from the loop, when there is more to read; it may close readers. NULL: no memory.
+ */
+struct node_feed_reader;
+struct node_feed_reader *node_feed_open(struct node *n, void (*fn)(void *arg), void *arg);
+struct node_feed_reader *node_feed_close(struct node_feed_reader *r); /* NULL is fine; NULL */
+/* Where to read on: behind that event; empty: from now on. *ret_whole false: some that came after
+ * it are not remembered (or it is of another life of the node): from the oldest that is. */
+uint64_t node_feed_begin(struct node *n, struct str last_id, bool *ret_whole);
+/* 1: *ret, valid until the next event, and *pos is behind it. 0: nothing yet. -ESTALE: the one at
+ * *pos is forgotten. */
+int node_feed_next(struct node *n, uint64_t *pos, struct node_feed_event *ret);
 
 /* -- the node itself -- */
 

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "agent/node/uv_node_callbacks.h"
+#include "agent/node/uv_node_events.h"
 #include "agent/node/uv_node_internal.h"
 #include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
@@ -119,6 +121,7 @@ static void ended(struct node *n, const struct run *run)
     node_metrics_ended(n, run);
     node_remote_ended(n, run);
     node_triggers_ended(n, run);
+    node_callbacks_ended(n, run);
     ulid_format(run->id, id);
     log_debug("run %s of '%s' ended: %s (%s)", id, run->job,
               run_state_name((enum run_state)run->state),
@@ -469,6 +472,10 @@ static int make_parts(struct node *n, struct err *e)
     if (n->placements == NULL) {
         return err_set(e, -ENOMEM, "the placements");
     }
+    n->events_feed = node_events_new(n);
+    if (n->events_feed == NULL) {
+        return err_set(e, -ENOMEM, "the feed of events");
+    }
     if ((rc = node_triggers_new(n, k0, k1, e)) != 0) {
         return rc;
     }
@@ -539,6 +546,7 @@ int node_start(const struct node_options *opt, struct node **ret, struct err *e)
         (rc = node_cluster_start(n, e)) != 0 || (rc = node_learn_start(n)) != 0 ||
         (rc = node_peers_start(n, e)) != 0 || (rc = node_pull_start(n, e)) != 0 ||
         (rc = node_secrets_start(n, e)) != 0 ||
+        (rc = node_callbacks_start(n, sys_random_u64(), sys_random_u64(), e)) != 0 ||
         (rc = node_sensors_start(n, sys_random_u64(), sys_random_u64(), e)) != 0 ||
         (rc = sandbox_client_start(n->loop, opt->launcher_fd, &node_sandbox_events, n, &n->client,
                                    e)) != 0 ||
@@ -606,6 +614,8 @@ static void node_free(struct node *n)
     node_peers_free(n);
     node_triggers_free(n);
     node_hooks_free(n);
+    node_callbacks_free(n);
+    node_events_free(n);
     node_sensors_free(n);
     node_secrets_free(n);
     node_programs_free(n);
@@ -730,11 +740,16 @@ static void fetcher_closed(void *arg)
     http_client_close(n->http, calls_closed, n);
 }
 
+static void callbacks_closed(struct node *n)
+{
+    image_fetcher_close(n->fetcher, fetcher_closed, n);
+}
+
 void node_close(struct node *n, void (*on_closed)(void *arg), void *arg)
 {
     REQUIRE(!n->closing);
     n->closing = true;
     n->on_closed = on_closed;
     n->closed_arg = arg;
-    image_fetcher_close(n->fetcher, fetcher_closed, n);
+    node_callbacks_close(n, callbacks_closed);
 }

@@ -2,6 +2,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "agent/node/uv_node_callbacks.h"
+#include "agent/node/uv_node_events.h"
 #include "agent/node/uv_node_internal.h"
 #include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
@@ -111,9 +113,11 @@ static void on_job_put(void *arg, int status, const struct job *job, bool create
                                 .concurrency = job->policy.concurrency };
         node_feed_job(n, &ev);
         node_image_keep(n, job);
+        node_callbacks_applied(n, job->name);
         if (changed) {
             node_triggers_job(n, job);
             node_cluster_job_put(n, job);
+            node_event_job(n, "applied", job->name, job->revision);
             log_info("job '%s' is at revision %u", job->name, job->revision);
         }
     }
@@ -154,7 +158,8 @@ void node_job_put(struct node *n, struct str name, struct str document, uint32_t
     q->fn.job = fn;
     int rc = job_parse(document, JOB_REGISTERED, name, NULL, &n->settings, &job, &x->problems, &e);
     if (rc == 0 && ((rc = node_document_check(job, &x->problems, &e)) != 0 ||
-                    (rc = node_triggers_check(n, job, &x->problems, &e)) != 0)) {
+                    (rc = node_triggers_check(n, job, &x->problems, &e)) != 0 ||
+                    (rc = node_callbacks_check(n, job, &x->problems, &e)) != 0)) {
         job = job_free(job);
     }
     if (rc == 0) {
@@ -197,6 +202,7 @@ static void on_deleted(void *arg, int status)
         node_cluster_job_deleted(n, x->job->name);
         telemetry_forget_job(n->metrics, x->job->name);
         node_image_let_go(n, x->job->name);
+        node_event_job(n, "deleted", x->job->name, x->job->revision);
         log_info("job '%s' is deleted", x->job->name);
     }
     on_job(x->query, status, x->job, false, true);
@@ -379,6 +385,7 @@ struct node_watch *node_unwatch(struct node_watch *w)
 
 void node_watchers_tell(struct node *n, const struct run *run)
 {
+    node_event_run(n, run);
     n->watching++;
     LIST_EACH (pos, &n->watches) {
         struct node_watch *w = LIST_ITEM(pos, struct node_watch, link);

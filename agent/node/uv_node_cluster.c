@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "agent/node/node_rows.h"
+#include "agent/node/uv_node_events.h"
 #include "agent/node/uv_node_internal.h"
 #include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
@@ -63,6 +64,9 @@ static void load_came(struct node *n, const struct table_row_view *row)
 
     if (p == NULL || node_load_parse(row->value, &l, NULL) != 0) {
         return;
+    }
+    if (p->draining != l.draining) {
+        node_event_member(n, l.draining ? "draining" : "resumed", p->name);
     }
     p->draining = l.draining;
     if (peer_of(n, row->owner, &ev)) {
@@ -469,6 +473,7 @@ static void on_taken(void *arg, int status, const struct job *job, bool created,
     node_docs_drop(&n->jobs, str_of(job->name));
     node_feed_job(n, &ev);
     node_triggers_job(n, job);
+    node_event_job(n, "applied", job->name, job->revision);
     log_info("job '%s' is at revision %u", job->name, job->revision);
 }
 
@@ -485,6 +490,7 @@ static void on_forgotten(void *arg, int status)
         node_docs_drop(&f->node->jobs, str_of(f->name));
         node_triggers_drop(f->node, str_of(f->name));
         telemetry_forget_job(f->node->metrics, f->name);
+        node_event_job(f->node, "deleted", f->name, 0);
         log_info("job '%s' is deleted", f->name);
     }
     mem_free(f);

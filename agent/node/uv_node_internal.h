@@ -261,6 +261,8 @@ struct node_request {
     char spool_name[64]; /* "" when there is nothing (any more) to remove */
     char *inline_payload;
     size_t inline_payload_len;
+    char *callback_url; /* beside the document's; NULL: none */
+    char callback_secret[TRIGGER_NAME_MAX + 1];
     struct loop_work work;
     int work_status;
     struct run *known;
@@ -406,6 +408,8 @@ struct node {
     struct map requests;   /* struct node_request by token */
     struct node_triggers *triggers;
     struct node_sensors *sensors;
+    struct node_callbacks *callbacks;
+    struct node_events *events_feed;
     struct list events; /* struct events of uv_node_hooks.c */
     uint8_t secrets_key[SEAL_KEY_BYTES];
     struct map submits; /* those that wait for the queue to store them, by run id */
@@ -544,6 +548,7 @@ void node_request_refuse(struct node_request *r, const struct node_error *error)
 void node_hooks_free(struct node *n);
 /* -- uv_node_sensors.c: -EINVAL, -EIO (mqtt.url), -Exxx (its password) -- */
 int node_sensors_start(struct node *n, uint64_t k0, uint64_t k1, struct err *e);
+void node_sensors_metrics(struct node *n, struct buf *out); /* nothing without a broker */
 void node_sensors_close(struct node *n);
 void node_sensors_free(struct node *n);
 int node_secrets_start(struct node *n, struct err *e);

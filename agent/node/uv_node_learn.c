@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "agent/node/uv_node_events.h"
 #include "agent/node/uv_node_internal.h"
 #include "agent/routing/size.h"
 #include "common/insist.h"
@@ -147,6 +148,7 @@ void node_learn_ended(struct node *n, const struct run *run, const struct job_re
         rc = route_learn_observe(n->learn, str_of(name), run->revision, &o, &row);
     }
     if (rc == 0) {
+        node_event_profile(n, name, run->revision);
         publish(n, row);
     } else {
         telemetry_count(n->metrics, TELEMETRY_DROPPED_TOTAL, TELEMETRY_LABELS("profile"), 1);

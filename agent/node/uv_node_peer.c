@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "agent/node/uv_node_copy.h"
+#include "agent/node/uv_node_events.h"
+#include "agent/node/uv_node_internal.h"
 #include "common/insist.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -37,10 +39,25 @@ static void core_told(struct node *n, const struct node_place *p, enum node_peer
     node_feed(n, &ev);
 }
 
+/* What the feed says of a member that is seen in another way than before (NULL: for the first
+ * time). */
+static void feed_member(struct node *n, const struct node_place *was, const struct node_place *is)
+{
+    bool here = was != NULL && was->alive;
+
+    if (is->alive && !here) {
+        node_event_member(n, "joined", is->name);
+    } else if (!is->alive && here) {
+        node_event_member(n, strcmp(is->state, "left") == 0 ? "left" : "failed", is->name);
+    }
+}
+
 void node_place_set(struct node *n, const struct node_place *p)
 {
     struct node_place *mine = map_get(&n->place_names, str_of(p->name));
     bool came = p->alive && (mine == NULL || !mine->alive);
+
+    feed_member(n, mine, p);
 
     if (mine == NULL) {
         mine = mem_zalloc(sizeof(*mine));

@@ -458,6 +458,27 @@ int node_sensors_start(struct node *n, uint64_t k0, uint64_t k1, struct err *e)
     return rc;
 }
 
+void node_sensors_metrics(struct node *n, struct buf *out)
+{
+    struct trigger_mqtt_counters c = { 0 };
+
+    if (n->sensors == NULL || n->sensors->mqtt == NULL) {
+        return;
+    }
+    trigger_mqtt_counters(n->sensors->mqtt, &c);
+    (void)buf_addf(out,
+                   "# HELP agent_mqtt_connected Is the broker reached?\n"
+                   "# TYPE agent_mqtt_connected gauge\nagent_mqtt_connected %d\n"
+                   "# HELP agent_mqtt_messages_total Messages of the broker. dropped: too long; "
+                   "refused: the broker sends them again.\n"
+                   "# TYPE agent_mqtt_messages_total counter\n"
+                   "agent_mqtt_messages_total{result=\"received\"} %llu\n"
+                   "agent_mqtt_messages_total{result=\"dropped\"} %llu\n"
+                   "agent_mqtt_messages_total{result=\"refused\"} %llu\n",
+                   c.connected, (unsigned long long)c.received, (unsigned long long)c.dropped,
+                   (unsigned long long)c.refused);
+}
+
 static void mqtt_closed(void *arg)
 {
     struct node *n = arg;

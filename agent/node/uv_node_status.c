@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/node/uv_node_callbacks.h"
 #include "agent/node/uv_node_internal.h"
 #include "common/insist.h"
 #include "common/mem.h"
@@ -381,6 +382,8 @@ void node_metrics(struct node *n, struct buf *out)
             store.requests);
     counter(out, "agent_store_lazy_failed_total", "Writes nobody waited for that failed.",
             store.lazy_failed);
+    node_callbacks_metrics(n, out);
+    node_sensors_metrics(n, out);
     image_store_stats(n->images_store, &images);
     gauge(out, "agent_images", "Tags in the image store.", images.images);
     gauge(out, "agent_image_bytes", "Bytes of all blobs.", images.bytes);

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "agent/node/uv_node_callbacks.h"
 #include "agent/node/uv_node_internal.h"
 #include "agent/node/uv_node_triggers.h"
 #include "common/insist.h"
@@ -65,6 +66,7 @@ void node_request_free(struct node_request *r)
     }
     node_doc_unref(r->doc);
     mem_free(r->inline_payload);
+    mem_free(r->callback_url);
     mem_free(r->known);
     mem_free(r);
 }
@@ -311,6 +313,33 @@ void node_images_again(struct node *n)
     }
 }
 
+/* The submit's own call-back: the run has a document of its own then. False: refused. */
+static bool add_callback(struct node_request *r)
+{
+    struct job_problems *problems = mem_zalloc(sizeof *problems);
+    struct job *job = job_dup(r->doc->job);
+    struct err e = { 0 };
+
+    if (problems == NULL || job == NULL) {
+        node_out_of_memory("a call-back");
+    }
+    int rc = node_callbacks_add(r->node, job, r->callback_url, r->callback_secret, problems, &e);
+    if (rc != 0) {
+        job_free(job);
+        node_request_fail(r, rc == -EINVAL ? NODE_INVALID_DOCUMENT : NODE_INTERNAL, 0,
+                          rc == -EINVAL ? problems : NULL, "%s", err_text(&e));
+    } else {
+        node_doc_unref(r->doc);
+        r->doc = node_doc_new(job);
+        r->has_spec = true;
+    }
+    mem_free(problems);
+    if (rc == 0 && r->doc == NULL) {
+        node_out_of_memory("a call-back");
+    }
+    return rc == 0;
+}
+
 /* The document is known: from here on the run has its limits, its image, its policy. */
 static void with_document(struct node_request *r, const struct node_submit *s)
 {
@@ -337,6 +366,9 @@ static void with_document(struct node_request *r, const struct node_submit *s)
         r->inline_payload_len = r->doc->job->payload_len;
         r->run.payload_bytes = r->inline_payload_len;
     }
+    if (r->callback_url != NULL && !add_callback(r)) {
+        return;
+    }
     if (image_ref_parse(str_of(r->run.image), &ref, &e) != 0) {
         node_request_fail(r, NODE_UNKNOWN_IMAGE, 0, NULL, "%s", err_text(&e));
         return;
@@ -362,7 +394,8 @@ static bool parse_document(struct node_request *r, struct str text, enum job_mod
                                           base, &r->node->settings, &job, problems, &e);
 
     if (rc == 0 && ((rc = node_document_check(job, problems, &e)) != 0 ||
-                    (rc = node_triggers_check(r->node, job, problems, &e)) != 0)) {
+                    (rc = node_triggers_check(r->node, job, problems, &e)) != 0 ||
+                    (rc = node_callbacks_check(r->node, job, problems, &e)) != 0)) {
         job = job_free(job);
     }
     if (rc == 0) {
@@ -568,6 +601,15 @@ void node_submit(struct node *n, const struct node_submit *s, node_run_fn *fn, v
         REQUIRE(str_copy(r->spool_name, sizeof r->spool_name, s->spool_name) == 0);
     }
     REQUIRE(str_copy(r->key, sizeof r->key, s->idempotency_key) == 0);
+    if (s->callback_url.n != 0) {
+        r->callback_url = mem_strndup(s->callback_url.p, s->callback_url.n);
+        if (r->callback_url == NULL) {
+            node_out_of_memory("a call-back");
+        }
+        if (str_copy(r->callback_secret, sizeof r->callback_secret, s->callback_secret) != 0) {
+            (void)str_copy(r->callback_secret, sizeof r->callback_secret, STR("/")); /* none */
+        }
+    }
     if (s->payload.n != 0) {
         r->inline_payload = mem_dup(s->payload.p, s->payload.n);
         r->inline_payload_len = s->payload.n;

@@ -74,6 +74,19 @@ static void list_one(struct json_w *w, const struct trigger_entry *x, const char
     json_w_end(w);
 }
 
+static void list_hook(struct json_w *w, const struct trigger_entry *x, const struct trigger_hook *h)
+{
+    json_w_obj(w);
+    json_kv_cstr(w, "job", x->name);
+    json_kv_cstr(w, "kind", "hook");
+    json_kv_cstr(w, "name", h->name);
+    json_kv_cstr(w, "verify", trigger_hook_kind_name(h->rule.kind));
+    json_w_key(w, "rule");
+    trigger_hook_rule_to_json(w, &h->rule);
+    json_kv_bool(w, "paused", h->held);
+    json_w_end(w);
+}
+
 static void list_entry(const struct node_triggers *t, const struct trigger_entry *x,
                        struct json_w *w)
 {
@@ -81,8 +94,7 @@ static void list_entry(const struct node_triggers *t, const struct trigger_entry
 
     list_schedules(t, x, w);
     for (size_t i = 0; i < s->hooks_len; i++) {
-        list_one(w, x, "hook", s->hooks[i].name, s->hooks[i].held, "verify",
-                 trigger_hook_kind_name(s->hooks[i].rule.kind));
+        list_hook(w, x, &s->hooks[i]);
     }
     for (size_t i = 0; i < s->sensors_len; i++) {
         bool mqtt = s->sensors[i].mqtt[0] != '\0';

@@ -249,3 +249,24 @@ void trigger_event_to_json(const struct trigger_cloudevent *ev, struct json_w *w
     }
     json_w_end(w);
 }
+
+static void given(struct json_w *w, const char *key, const char *value)
+{
+    if (value != NULL && value[0] != '\0') {
+        json_kv_cstr(w, key, value);
+    }
+}
+
+void trigger_event_open(struct json_w *w, const struct trigger_event_head *h)
+{
+    json_w_obj(w);
+    json_kv_cstr(w, "specversion", "1.0");
+    json_kv_cstr(w, "id", h->id);
+    json_kv_cstr(w, "source", h->source);
+    json_kv_cstr(w, "type", h->type);
+    given(w, "subject", h->subject);
+    json_kv_time(w, "time", h->time_us);
+    given(w, "job", h->job);
+    json_kv_cstr(w, "datacontenttype", "application/json");
+    json_w_key(w, "data");
+}

@@ -49,6 +49,18 @@ void trigger_event_release(struct trigger_cloudevent *ev);
 const char *trigger_event_get(const struct trigger_cloudevent *ev, const char *name);
 /* Do the filters of a job's trigger let it through? Its `when` apart. */
 bool trigger_event_matches(const struct trigger_event *t, const struct trigger_cloudevent *ev);
+/* An event of ours, structured. Texts may be NULL or empty where the specification lets an
+ * attribute be absent. */
+struct trigger_event_head {
+    const char *id;
+    const char *source;
+    const char *type;
+    const char *subject;
+    const char *job; /* an extension attribute of ours */
+    int64_t time_us;
+};
+/* Begins the object, up to the key "data": the caller writes its value, then json_w_end(). */
+void trigger_event_open(struct json_w *w, const struct trigger_event_head *h);
 /* The attributes as a JSON object: what `event` is in conditions. */
 void trigger_event_to_json(const struct trigger_cloudevent *ev, struct json_w *w);
 

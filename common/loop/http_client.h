@@ -42,6 +42,10 @@ struct http_client_options {
     unsigned response_timeout_ms; /* last byte sent to the answer's head; default 30,000 */
     unsigned body_timeout_ms;     /* without progress of a body, default 30,000 */
     const char *user_agent;       /* copied; may be NULL */
+    /* Asked before each connection, with the address that it goes to; false: not to this one
+     * (-EPERM, when there is no other). NULL: any. */
+    bool (*may_connect)(void *arg, const struct sockaddr *to);
+    void *arg; /* of may_connect */
 };
 
 /* 0 or -ENOMEM. opt may be NULL; zero members mean the defaults. */

@@ -406,6 +406,17 @@ static void link_connected(uv_connect_t *req, int status)
 static void link_connect(struct http_link *l, const struct sockaddr *to)
 {
     struct sockaddr_storage sa;
+    const struct http_client_options *opt = &l->client->opt;
+    while (opt->may_connect != NULL && !opt->may_connect(opt->arg, to)) {
+        if (l->next == NULL) {
+            l->state = HTTP_LINK_CONNECT;
+            l->broken_rc = -EPERM; /* the pump tells */
+            http_link_kick(l);
+            return;
+        }
+        to = l->next->ai_addr;
+        l->next = l->next->ai_next;
+    }
     bool six = to->sa_family == AF_INET6;
     memset(&sa, 0, sizeof(sa));
     memcpy(&sa, to, six ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in));

@@ -496,7 +496,12 @@ def test_events(api, job, shared_node):
         while True:
             line = answer.readline()
             if line.startswith(b"data: "):
-                seen.append(json.loads(line[6:]))
+                event = json.loads(line[6:])
+                if not event["type"].startswith("agent.run."):
+                    continue
+                assert event["specversion"] == "1.0" and event["source"].startswith("/v1/nodes/")
+                assert event["type"] == "agent.run." + event["data"]["state"]
+                seen.append(event["data"])
                 if seen[-1]["job"] == name and seen[-1]["state"] in ENDED:
                     return
 

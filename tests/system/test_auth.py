@@ -104,6 +104,7 @@ ROUTES = [
     ("POST", "/v1/images/prune", "admin", 200), ("DELETE", "/v1/images/no/such", "push", 422),
     ("HEAD", "/v1/events", "read", 200), ("GET", "/metrics", "read", 200),
     ("POST", "/v1/events", "submit", 400), ("GET", "/v1/triggers", "read", 200),
+    ("GET", "/v1/callbacks", "read", 200), ("POST", "/v1/callbacks/nix/retry", "submit", 404),
     ("POST", "/v1/triggers/sign/nix/hook", "admin", 404), ("GET", "/v1/secrets", "admin", 200),
     ("POST", "/v1/triggers/test/nix/hook", "submit", 404),
     ("POST", "/v1/triggers/fire/nix/hook", "submit", 404),
@@ -153,6 +154,14 @@ def test_no_token_no_answer(world, method, path):
     assert answer.status == 401
     scheme = "Basic" if path.startswith("/v2") else "Bearer"
     assert answer.headers["WWW-Authenticate"].startswith(f'{scheme} realm="agent"')
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/hooks/no/such"])
+def test_a_sender_of_events_may_ask_without_a_token(world, path):
+    answer = world.http("OPTIONS", path, headers={"WebHook-Request-Origin": "sender.example.com"})
+    assert answer.status == 200
+    assert answer.headers["WebHook-Allowed-Origin"] == "sender.example.com"
+    assert world.http("OPTIONS", path).status == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/ui/app.js", "/healthz", "/readyz", "/openapi.json"])

@@ -171,6 +171,7 @@ const char *node_code_name(enum node_code code)
         [NODE_KEY_REUSED] = "idempotency_key_reused",
         [NODE_PRECONDITION] = "precondition_failed",
         [NODE_CONFLICT] = "conflict",
+        [NODE_UNKNOWN_CALLBACK] = "unknown_callback",
     };
     return names[code];
 }
@@ -178,9 +179,10 @@ const char *node_code_name(enum node_code code)
 int node_code_status(enum node_code code)
 {
     static const int statuses[] = {
-        [NODE_BAD_JSON] = 400,    [NODE_INVALID_DOCUMENT] = 422, [NODE_UNKNOWN_JOB] = 404,
-        [NODE_UNKNOWN_RUN] = 404, [NODE_QUEUE_FULL] = 503,       [NODE_DISK_FULL] = 507,
-        [NODE_KEY_REUSED] = 422,  [NODE_PRECONDITION] = 412,     [NODE_CONFLICT] = 409,
+        [NODE_BAD_JSON] = 400,         [NODE_INVALID_DOCUMENT] = 422, [NODE_UNKNOWN_JOB] = 404,
+        [NODE_UNKNOWN_RUN] = 404,      [NODE_QUEUE_FULL] = 503,       [NODE_DISK_FULL] = 507,
+        [NODE_KEY_REUSED] = 422,       [NODE_PRECONDITION] = 412,     [NODE_CONFLICT] = 409,
+        [NODE_UNKNOWN_CALLBACK] = 404,
     };
     return statuses[code];
 }
@@ -473,6 +475,121 @@ void node_trigger_pause(struct node *n, struct str trigger, bool paused, node_te
 {
     keep(n->name, sizeof(n->name), trigger);
     text_pend(n, paused ? "{\"paper\":\"paused\"}" : "{}", fn, arg);
+}
+
+/* ---- the feed: PAPER_FEED events are remembered ---- */
+
+enum { PAPER_FEED = 8, PAPER_READERS = 8 };
+
+struct node_feed_reader {
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+static struct {
+    struct node_feed_reader readers[PAPER_READERS];
+    uint64_t first, next; /* of the events; the first is 1 */
+    char ids[PAPER_FEED][24];
+    char types[PAPER_FEED][64];
+    char jobs[PAPER_FEED][64];
+    struct str texts[PAPER_FEED]; /* the test's */
+} paper_feed = { .first = 1, .next = 1 };
+
+struct node_feed_reader *node_feed_open(struct node *n, void (*fn)(void *arg), void *arg)
+{
+    (void)n;
+    for (size_t i = 0; i < PAPER_READERS; i++) {
+        if (paper_feed.readers[i].fn == NULL) {
+            paper_feed.readers[i] = (struct node_feed_reader){ fn, arg };
+            return &paper_feed.readers[i];
+        }
+    }
+    return NULL;
+}
+
+struct node_feed_reader *node_feed_close(struct node_feed_reader *r)
+{
+    if (r != NULL) {
+        r->fn = NULL;
+    }
+    return NULL;
+}
+
+uint64_t node_feed_begin(struct node *n, struct str last_id, bool *ret_whole)
+{
+    uint64_t number = 0;
+    (void)n;
+    *ret_whole = last_id.n == 0 || (str_u64(last_id, &number) == 0 &&
+                                    number + 1 >= paper_feed.first && number < paper_feed.next);
+    return last_id.n == 0 ? paper_feed.next : *ret_whole ? number + 1 : paper_feed.first;
+}
+
+int node_feed_next(struct node *n, uint64_t *pos, struct node_feed_event *ret)
+{
+    (void)n;
+    if (*pos < paper_feed.first) {
+        return -ESTALE;
+    }
+    if (*pos >= paper_feed.next) {
+        return 0;
+    }
+    size_t i = (*pos)++ % PAPER_FEED;
+    *ret = (struct node_feed_event){ paper_feed.ids[i], paper_feed.types[i], paper_feed.jobs[i],
+                                     paper_feed.texts[i] };
+    return 1;
+}
+
+static size_t __attribute__((unused)) paper_readers(void)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < PAPER_READERS; i++) {
+        n += paper_feed.readers[i].fn != NULL;
+    }
+    return n;
+}
+
+static void __attribute__((unused)) paper_says(const char *type, const char *job, struct str text)
+{
+    size_t i = paper_feed.next % PAPER_FEED;
+    (void)snprintf(paper_feed.ids[i], sizeof(paper_feed.ids[i]), "%llu",
+                   (unsigned long long)paper_feed.next);
+    keep(paper_feed.types[i], sizeof(paper_feed.types[i]), str_of(type));
+    keep(paper_feed.jobs[i], sizeof(paper_feed.jobs[i]), str_of(job));
+    paper_feed.texts[i] = text;
+    if (++paper_feed.next - paper_feed.first > PAPER_FEED) {
+        paper_feed.first++;
+    }
+    for (size_t k = 0; k < PAPER_READERS; k++) {
+        if (paper_feed.readers[k].fn != NULL) {
+            paper_feed.readers[k].fn(paper_feed.readers[k].arg);
+        }
+    }
+}
+
+void node_callback_list(struct node *n, struct str job, struct str state, size_t limit,
+                        node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), job);
+    keep(n->reference, sizeof(n->reference), state);
+    n->filter.limit = limit;
+    text_pend(n, "{\"callbacks\":[],\"more\":false}", fn, arg);
+}
+
+bool node_callback_is_here(const struct node *n, struct str id)
+{
+    (void)n;
+    return id.n != 0;
+}
+
+bool node_callback_state_ok(struct str state)
+{
+    return str_eqs(state, "waiting");
+}
+
+void node_callback_retry(struct node *n, struct str id, node_text_fn *fn, void *arg)
+{
+    keep(n->name, sizeof(n->name), id);
+    text_pend(n, "{}", fn, arg);
 }
 
 void node_secret_put(struct node *n, struct str name, struct str value, node_text_fn *fn, void *arg)

@@ -663,35 +663,120 @@ static void test_follow(void **state)
     (void)close(b);
 }
 
+#define ASK_EVENTS(query, headers) \
+    "GET /v1/events" query " HTTP/1.1\r\nHost: localhost\r\n" headers "\r\n"
+
 static void test_events(void **state)
 {
     (void)state;
     struct node n;
     start(&n);
     int fd = peer_dial(&n.peer);
+    int runs = peer_dial(&n.peer);
     int slow = peer_dial(&n.peer);
-    static const char request[] = "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    peer_say(&n.peer, fd, request);
-    peer_say(&n.peer, slow, request);
+    peer_say(&n.peer, fd, ASK_EVENTS("", ""));
     HAS(peer_hear(&n.peer, fd, "retry:"), "text/event-stream");
-    run_end(&n);
-    char *got = peer_hear(&n.peer, fd, "}\n\n");
-    HAS(got, "event: run\ndata: {\"id\":\"" RUN_ID "\"");
+    peer_say(&n.peer, runs, ASK_EVENTS("?type=agent.run.&job=j", ""));
+    (void)peer_hear(&n.peer, runs, "retry:");
+    peer_say(&n.peer, slow, ASK_EVENTS("", ""));
+    while (paper_readers() < 3) {
+        peer_turn(&n.peer, 10);
+    }
+    paper_says("agent.node.joined", "", STR("{\"a\":1}"));
+    paper_says("agent.run.queued", "i", STR("{\"b\":1}"));
+    paper_says("agent.run.failed", "j", STR("{\"c\":1}"));
+    char *got = peer_hear(&n.peer, fd, "{\"c\":1}\n\n");
+    HAS(got, "event: agent.node.joined\ndata: {\"a\":1}\n\n");
+    HAS(got, "id: 2\nevent: agent.run.queued\ndata: {\"b\":1}\n\n");
+    got = peer_hear(&n.peer, runs, "\"c\":1}\n\n");
+    HAS(got, "id: 3\nevent: agent.run.failed\ndata: {\"c\":1}\n\n");
+    assert_null(strstr(got, "agent.node"));
+    assert_null(strstr(got, "\"b\""));
+    (void)close(runs);
+    /* One that comes back, one whose place is not known. */
+    int back = peer_dial(&n.peer);
+    peer_say(&n.peer, back, ASK_EVENTS("", "Last-Event-ID: 1\r\n"));
+    got = peer_hear(&n.peer, back, "\"c\":1}\n\n");
+    HAS(got, "id: 2\n");
+    assert_null(strstr(got, "id: 1\n"));
+    assert_null(strstr(got, "gap"));
+    (void)close(back);
+    back = peer_dial(&n.peer);
+    peer_say(&n.peer, back, ASK_EVENTS("", "Last-Event-ID: other-7\r\n"));
+    got = peer_hear(&n.peer, back, "\"c\":1}\n\n");
+    HAS(got, "event: agent.feed.gap\ndata: {");
+    HAS(got, "\"after\":\"other-7\"");
+    HAS(got, "id: 1\n");
+    (void)close(back);
+    while (paper_readers() > 2) {
+        peer_turn(&n.peer, 10);
+    }
     /* The slow one reads nothing: it is dropped, the other one is not. */
     struct buf all = BUF_INIT(1 << 26);
-    for (int i = 0; i < 20000 && n.watches.next->next != &n.watches; i++) {
-        run_end(&n);
-        if (i % 50 == 0) {
-            (void)peer_hear_some(&n.peer, fd, &all, NULL, 1);
-            buf_reset(&all);
-        }
+    static char big[32 * 1024];
+    memset(big, 'x', sizeof(big));
+    for (int i = 0; i < 4000 && paper_readers() != 1; i++) {
+        paper_says("agent.run.running", "j", (struct str){ big, sizeof(big) });
+        (void)peer_hear_some(&n.peer, fd, &all, NULL, 1);
+        buf_reset(&all);
     }
-    assert_ptr_equal(n.watches.next->next, &n.watches);
+    assert_int_equal(paper_readers(), 1);
+    HAS(ask(&n, "GET", "/metrics", NULL, NULL), "agent_event_readers_dropped_total 1");
+    paper_says("agent.run.lost", "j", STR("{}"));
+    HAS(peer_hear(&n.peer, fd, "{}\n\n"), "event: agent.run.lost");
     buf_release(&all);
     (void)close(slow);
     STATUS(ask(&n, "HEAD", "/v1/events", NULL, NULL), "200");
+    STATUS(ask(&n, "GET", "/v1/events?x=y", NULL, NULL), "400");
     stop(&n);
     (void)close(fd);
+}
+
+static void test_handshake(void **state)
+{
+    (void)state;
+    struct node n;
+    start(&n);
+    static const char *const paths[] = { "/v1/events", "/v1/hooks/job/hook" };
+    for (size_t i = 0; i < 2; i++) {
+        char *a = ask(&n, "OPTIONS", paths[i],
+                      "WebHook-Request-Origin: sender.example.com\r\nWebHook-Request-Rate: 120\r\n",
+                      NULL);
+        STATUS(a, "200");
+        HAS(a, "WebHook-Allowed-Origin: sender.example.com\r\n");
+        HAS(a, "WebHook-Allowed-Rate: *\r\n");
+        HAS(a, "Allow: POST, OPTIONS\r\n");
+        a = ask(&n, "OPTIONS", paths[i], "WebHook-Request-Origin: sender.example.com\r\n", NULL);
+        assert_null(strstr(a, "WebHook-Allowed-Rate"));
+    }
+    /* Elsewhere, or from nobody, it is an OPTIONS like any other. */
+    assert_null(strstr(ask(&n, "OPTIONS", "/v1/jobs", "WebHook-Request-Origin: a.b\r\n", NULL),
+                       "WebHook-Allowed"));
+    assert_null(strstr(ask(&n, "OPTIONS", "/v1/events", NULL, NULL), "WebHook-Allowed"));
+    assert_null(strstr(ask(&n, "OPTIONS", "/v1/events", "WebHook-Request-Origin: a/b\r\n", NULL),
+                       "WebHook-Allowed"));
+    stop(&n);
+}
+
+static void test_callbacks(void **state)
+{
+    (void)state;
+    struct node n;
+    start(&n);
+    HAS(ask(&n, "GET", "/v1/callbacks?job=j&state=waiting&limit=5", NULL, NULL), "\"callbacks\"");
+    assert_string_equal(n.name, "j");
+    assert_string_equal(n.reference, "waiting");
+    assert_int_equal(n.filter.limit, 5);
+    STATUS(ask(&n, "GET", "/v1/callbacks?state=flying", NULL, NULL), "400");
+    STATUS(ask(&n, "GET", "/v1/callbacks?limit=0", NULL, NULL), "400");
+    STATUS(ask(&n, "GET", "/v1/callbacks?x=y", NULL, NULL), "400");
+    STATUS(ask(&n, "POST", "/v1/callbacks/01.1.0/retry", NULL, ""), "202");
+    assert_string_equal(n.name, "01.1.0");
+    n.refuse = (struct node_error){ .code = NODE_UNKNOWN_CALLBACK, .detail = "none" };
+    char *a = ask(&n, "POST", "/v1/callbacks/x/retry", NULL, "");
+    STATUS(a, "404");
+    HAS(a, "unknown_callback");
+    stop(&n);
 }
 
 /* ---- among nodes ---- */
@@ -849,6 +934,8 @@ int main(void)
         cmocka_unit_test(test_logs),
         cmocka_unit_test(test_follow),
         cmocka_unit_test(test_events),
+        cmocka_unit_test(test_handshake),
+        cmocka_unit_test(test_callbacks),
         cmocka_unit_test(test_peer_door),
         cmocka_unit_test(test_peer_files),
         cmocka_unit_test(test_proxy),

@@ -481,6 +481,44 @@ static void test_no_memory(void **state)
     assert_true(all_passed);
 }
 
+/* Every address is asked for, the literal one and those of a name. */
+static bool deny(void *arg, const struct sockaddr *to)
+{
+    unsigned *asked = arg;
+    assert_true(to->sa_family == AF_INET || to->sa_family == AF_INET6);
+    return ++*asked > 100;
+}
+
+static void test_may_connect(void **state)
+{
+    (void)state;
+    struct calls w;
+    struct shot s;
+    unsigned asked = 0;
+    const struct http_client_options opt = { .may_connect = deny, .arg = &asked };
+    static const char *const hosts[] = { "127.0.0.1", "localhost" };
+    calls_start(&w, &opt, true);
+    for (size_t i = 0; i < 2; i++) {
+        unsigned before = asked;
+        assert_non_null(shot_aim_at(&s, &w, hosts[i], "GET", "/hello"));
+        shot_fire(&s);
+        shot_land(&s);
+        assert_int_equal(s.rc, -EPERM);
+        assert_int_equal(s.status, 0);
+        assert_non_null(strstr(s.why, hosts[i]));
+        assert_true(asked > before);
+        shot_free(&s);
+    }
+    assert_int_equal(http_client_stats(w.client)->connections_total, 0);
+    asked = 100;
+    (void)shot_aim(&s, &w, "GET", "/hello");
+    shot_fire(&s);
+    shot_land(&s);
+    assert_int_equal(s.status, 200);
+    shot_free(&s);
+    calls_stop(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -490,7 +528,8 @@ int main(void)
         cmocka_unit_test(test_stream_body),     cmocka_unit_test(test_file_body),
         cmocka_unit_test(test_pause),           cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_too_long),        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_close),           cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_may_connect),     cmocka_unit_test(test_close),
+        cmocka_unit_test(test_no_memory),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
