@@ -490,45 +490,6 @@ static int put_job(struct fixture *f, const char *name, const char *text, uint32
     return f->status;
 }
 
-/* By their own document, by their job's at that revision; in the order of their ends. */
-static void those_who_call_back_are_found(void **state)
-{
-    struct fixture *f = make();
-    struct run runs[4];
-    struct job *own = job_of("j", "{\"image\":\"a:1\",\"callbacks\":[{\"url\":\"http://h\"}]}");
-
-    (void)state;
-    assert_int_equal(put_job(f, "caller",
-                             "{\"image\":\"a:1\",\"callbacks\":"
-                             "[{\"url\":\"http://h\"}]}",
-                             0),
-                     0);
-    assert_int_equal(put_job(f, "mute", "{\"image\":\"a:1\"}", 0), 0);
-    for (size_t i = 0; i < ARRAY_LEN(runs); i++) {
-        runs[i] = new_run(f, i == 0 ? "caller" : "mute", T0);
-        runs[i].revision = 1;
-        assert_int_equal(
-            job_store_accept_run(f->s, &runs[i], i == 1 ? own : NULL, STR(""), on_accept, f), 0);
-        await(f, 1);
-        assert_int_equal(f->status, 0);
-        if (i != 3) {
-            finish(&runs[i], RUN_FAILED, T0 + 100 - (int64_t)i);
-            assert_int_equal(put(f, &runs[i], NULL), 0);
-        }
-    }
-    assert_int_equal(job_store_callers_after(f->s, T0, on_runs, f), 0);
-    await(f, 1);
-    assert_int_equal(f->n, 2);
-    assert_true(ulid_eq(f->runs[0].id, runs[1].id));
-    assert_true(ulid_eq(f->runs[1].id, runs[0].id));
-    assert_int_equal(job_store_callers_after(f->s, T0 + 99, on_runs, f), 0);
-    await(f, 1);
-    assert_int_equal(f->n, 1);
-    assert_true(ulid_eq(f->runs[0].id, runs[0].id));
-    job_free(own);
-    unmake(f);
-}
-
 static void revisions_grow_only_on_change(void **state)
 {
     struct fixture *f = make();
@@ -1020,7 +981,6 @@ int main(void)
         cmocka_unit_test(requests_beyond_the_cap_are_refused),
         cmocka_unit_test(the_cap_says_enobufs),
         cmocka_unit_test(closing_writes_what_waits),
-        cmocka_unit_test(those_who_call_back_are_found),
         cmocka_unit_test(version_1_is_migrated),
         cmocka_unit_test(newer_foreign_and_broken_files_are_refused),
         cmocka_unit_test(after_kill_9_all_that_was_acknowledged_is_there),

@@ -145,7 +145,7 @@ static void learned_need_is_what_is_reserved(void **state)
     struct fixture *f = *state;
     const struct run asked = { .limits = { .memory_bytes = 900, .memory_reserve_bytes = 300 } };
     const struct run grown = { .limits = { .memory_bytes = 200, .memory_reserve_bytes = 300 } };
-    const struct job job = { .name = NULL };
+    const struct job job = { .name = "" };
     struct str texts[NODE_TEXTS_MAX];
     struct route_request req;
 
