@@ -14,6 +14,7 @@
 #   make check                         installs what the tests need, then all of the above (root)
 #   make check-vm [GUEST=base]         the virtual machine lab (tests/vm)
 #   make check-all                     check, check-vm and the checks that take long
+#   make bench-triggers [QUICK=1]     schedules, web hooks, messages: what they cost a node
 #   make bench-cluster                membership, beside memberlist
 #   make check-interop                mixed clusters with Debian's Go memberlist
 #   make bench-routing [QUICK=1] [DATA=dir]   placement and sizes in a simulated cluster, against goals
@@ -302,9 +303,18 @@ bench: $(B)/agent $(BENCH)
 $(B)/bench/start: $(B)/obj/tests/bench/start.o $(B)/obj/tests/bench/naive.o
 $(B)/bench/submit: $(B)/obj/tests/bench/submit.o
 $(B)/bench/gossip: $(B)/obj/tests/bench/gossip.o
-$(B)/bench/start $(B)/bench/submit $(B)/bench/gossip: $(B)/libagent.a packaging/link
+$(B)/bench/cron: $(B)/obj/tests/bench/cron.o
+$(B)/bench/start $(B)/bench/submit $(B)/bench/gossip $(B)/bench/cron: $(B)/libagent.a packaging/link
 	@mkdir -p $(@D); echo "  LINK    $@"
 	@packaging/link $(CC_obj) $(LDFLAGS_static) -o $@ $(filter %.o,$^) $(B)/libagent.a $(LIBS)
+
+# A real node beside a real mosquitto; then the next time of expressions.
+.PHONY: bench-triggers
+bench-triggers: $(B)/agent $(B)/bench/submit $(B)/bench/cron
+	packaging/deps test
+	$(PYTHON) tests/bench/triggers.py --agent $(abspath $(B)/agent) --bin $(abspath $(B)/bench) \
+		--out $(B)/bench/triggers.json $(if $(QUICK),--quick)
+	$(B)/bench/cron $(if $(QUICK),20000)
 
 # DATA: a directory with the Azure Functions 2019 sample; without it its quantiles are drawn from.
 DATA ?= $(firstword $(wildcard ../shared/data/azure2019/100))
