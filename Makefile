@@ -234,6 +234,8 @@ check-sim: $(SIM) $(SIM:=.clang)
 	done
 	@$(B)/sim/sim_table --nodes 60 > $(B)/sim/gcc.log && \
 		$(B)/sim/sim_table.clang --nodes 60 | diff $(B)/sim/gcc.log -
+	@$(B)/sim/sim_replica --worlds 3 > $(B)/sim/gcc.log && \
+		$(B)/sim/sim_replica.clang --worlds 3 | diff $(B)/sim/gcc.log -
 	@echo "ok   sim: gcc and clang agree"
 
 $(B)/sim/%.clang: $(B)/clang/tests/sim/%.o \

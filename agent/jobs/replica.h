@@ -76,7 +76,8 @@ struct job_replica {
     struct str payload; /* small ones; large ones lie in a file */
     /* What came of it. */
     enum job_replica_said said;
-    bool doubled; /* two owners had each brought it to an end: the other record is kept aside */
+    bool doubled;    /* two owners had each brought it to an end: the other record is kept aside */
+    uint32_t former; /* KEPT: who spoke for it before, when that was another: it is to hear of it */
     struct run stands;
 };
 

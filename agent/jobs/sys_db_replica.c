@@ -153,6 +153,7 @@ static int judge(struct job_db *db, struct job_replica *v, const struct run *hav
     case JOB_REPLICA_TAKE:
         v->said = own ? JOB_REPLICA_DEMOTED : JOB_REPLICA_KEPT;
         stands = &v->run;
+        v->former = !own && run_owner(have) != run_owner(&v->run) ? run_owner(have) : 0;
         r = own ? demote(db, have, v) : copy_put(db, have, v);
         break;
     }
@@ -171,6 +172,7 @@ int job_db_replicate(struct job_db *db, struct job_replica *v)
     int r = read_one(db, JOB_ST_COPY_GET, &v->run.id, &have);
 
     v->doubled = false;
+    v->former = 0;
     if (v->skip) {
         v->said = JOB_REPLICA_KEPT;
         return r == -ENOENT ? 0 : r;

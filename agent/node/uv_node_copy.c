@@ -399,6 +399,8 @@ void node_copy_tell(struct node *n, const struct run *run, uint32_t holder)
         c = node_copy_new(n, &only, true);
         c->ended = true; /* it goes as soon as it is told */
         n->copies_owed++;
+    }
+    if (c->ended && !c->gone) {
         render(c, run);
     }
     struct node_held *h = node_copy_held(c, holder);

@@ -24,6 +24,7 @@ enum {
     HEIRS_MAX = 128,          /* taken over at a time */
     LOOK_MS = 1000,           /* between two looks for dead owners */
     LEFT_MS = 10 * 1000,      /* a node that left may only have been started again */
+    ASK_MS = 60 * 1000,       /* between two questions about an owner's unfinished copies */
     STRANGERS_MS = 60 * 1000, /* between two looks for owners that nobody knows of */
     RETURN_MS = 3000,         /* after a start: the holders' word is waited for */
 };
@@ -254,6 +255,20 @@ void node_heir_gone(struct node *n, uint32_t owner)
     }
 }
 
+/* Who is no holder of a run any more still has a copy: it hears of its end like this, before its
+ * owner dies and the copy is all that it knows. */
+static void ask_owners(struct node *n, uint64_t now)
+{
+    LIST_EACH (pos, &n->places) {
+        struct node_place *p = LIST_ITEM(pos, struct node_place, link);
+        if (p->alive && !p->hidden && now - p->asked_ms >= ASK_MS) {
+            p->asked_ms = now;
+            node_holder_check(n, p->name);
+            return;
+        }
+    }
+}
+
 /* The dead ones in turn; sometimes whoever is in no list of members any more. */
 void node_heir_look(struct node *n)
 {
@@ -263,6 +278,7 @@ void node_heir_look(struct node *n)
         return;
     }
     n->heir_ms = now + LOOK_MS;
+    ask_owners(n, now);
     if (now >= n->strangers_ms && node_core_settled(n->core, now)) {
         n->strangers_ms = now + STRANGERS_MS;
         scan(n, 0, (struct ulid){ { 0 } });

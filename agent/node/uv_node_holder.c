@@ -56,6 +56,9 @@ static void on_stored(void *arg, int status)
         if (v->doubled) {
             telemetry_count(n->metrics, TELEMETRY_RUNS_MERGED_TOTAL, TELEMETRY_NO_LABELS, 1);
         }
+        if (v->former != 0 && v->former != n->id32) {
+            node_copy_tell(n, &v->run, v->former); /* it was overruled, and may not know */
+        }
         if (v->said == JOB_REPLICA_DEMOTED) {
             node_heir_fenced(n, &v->run);
         }

@@ -155,6 +155,7 @@ struct node_place {
     bool draining;
     bool hidden;                  /* no agent of ours: it takes no runs */
     uint64_t gone_ms, scanned_ms; /* since when it is not alive; its copies were looked at */
+    uint64_t asked_ms;            /* what became of its runs that we have copies of */
 };
 
 /* A POST to a peer. fn comes once, from the loop, never inside the call, unless it is cancelled. */

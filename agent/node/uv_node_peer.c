@@ -73,10 +73,12 @@ void node_place_set(struct node *n, const struct node_place *p)
     struct list link = mine->link;
     bool went = mine->alive && !p->alive;
     uint64_t gone_ms = mine->alive || mine->gone_ms == 0 ? loop_now_ms(n->loop) : mine->gone_ms;
+    uint64_t asked_ms = mine->asked_ms;
     uint32_t id = node_id_of(str_of(p->name));
     *mine = *p;
     mine->link = link;
     mine->gone_ms = p->alive ? 0 : gone_ms;
+    mine->asked_ms = came ? loop_now_ms(n->loop) : asked_ms;
     if (came) {
         node_guests_kick(n, mine->name);
     }
