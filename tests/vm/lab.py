@@ -7,6 +7,9 @@ DONE at its end. Its head says on which machines it runs, one line each:
 
     # vm: cpu=max memory=512 smp=2 timeout=120
 
+Two processors with a slash between them are two machines with a network of their own, 10.9.0.1 and
+10.9.0.2: both run the script, and are judged as one.
+
 Nothing is installed on the host: the kernel package is downloaded and unpacked below --build.
 """
 import argparse
@@ -16,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -24,11 +28,12 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+import tiny_elf  # noqa: E402
 import tiny_image  # noqa: E402
 
 # What the initial file system needs to mount the disk, then what the guests use.
 BOOT_MODULES = ["virtio_blk", "virtio_pci"]
-GUEST_MODULES = ["overlay", "veth"]
+GUEST_MODULES = ["overlay", "veth", "virtio_net"]
 DEFAULTS = {"cpu": "max", "memory": "512", "smp": "1", "timeout": "150", "disk": "512"}
 
 
@@ -121,7 +126,8 @@ def make_root(root, args, tree):
         if applet != "busybox":
             os.symlink("busybox", os.path.join(root, "bin", applet))
     shutil.copy(args.agent, os.path.join(root, "usr/bin/agent"))
-    for n, module in enumerate(modules(tree, GUEST_MODULES)):
+    loaded = modules(tree, BOOT_MODULES)
+    for n, module in enumerate(m for m in modules(tree, GUEST_MODULES) if m not in loaded):
         shutil.copy(module, os.path.join(root, f"modules/{n:02}-{os.path.basename(module)}"))
     for name, text in {
         "passwd": "root:x:0:0:root:/root:/bin/sh\nagent:x:990:990:agent:/var/lib/agent:/bin/false\n"
@@ -138,6 +144,14 @@ def make_root(root, args, tree):
     probes = sorted(glob.glob(os.path.join(os.path.dirname(args.agent), "probes", "probe_*")))
     tiny_image.write_docker_save(os.path.join(root, "root/probes.tar"), "lab/probes:1",
                                  "/bin/busybox", programs=probes)
+    for level in (2, 3):
+        program = os.path.join(root, "tmp", "fast")
+        with open(program, "wb") as f:
+            f.write(tiny_elf.program(level))
+        tiny_image.write_docker_save(os.path.join(root, f"root/level{level}.tar"),
+                                     f"lab/level{level}:1", "/bin/busybox", programs=[program],
+                                     config={"Cmd": ["/bin/fast"]})
+        os.remove(program)
     for script in glob.glob(os.path.join(HERE, "*.sh")):
         shutil.copy(script, os.path.join(root, "root"))
 
@@ -164,17 +178,46 @@ def machines(script):
     return out or [dict(DEFAULTS)]
 
 
-def boot(script, options, kernel, initrd, root, scratch):
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def boot(script, options, *files):
+    """One machine, or two that see each other."""
     name = os.path.basename(script)[len("guest-"):-len(".sh")]
-    disk = os.path.join(scratch, f"{name}-{options['cpu']}.img")
+    cpus = options["cpu"].split("/")
+    port = free_port() if len(cpus) == 2 else 0
+    with concurrent.futures.ThreadPoolExecutor(len(cpus)) as pool:
+        made = []
+        for place, cpu in enumerate(cpus, 1):
+            net = [] if not port else [
+                "-netdev", f"socket,id=net,{('listen', 'connect')[place - 1]}=127.0.0.1:{port}",
+                "-device", f"virtio-net-pci,netdev=net,mac=52:54:00:00:09:0{place}"]
+            if made:
+                time.sleep(1)  # the first one listens by then
+            made.append(pool.submit(machine, script, {**options, "cpu": cpu}, net, place, *files))
+        done = [m.result() for m in made]
+    lines = [x for d in done for x in d[0] if x != "DONE"]
+    if all("DONE" in d[0] for d in done):
+        lines.append("DONE")
+    late = next((d[1] for d in done if d[1]), "")
+    return f"{name} ({options['cpu']})", lines, late, max(d[2] for d in done)
+
+
+def machine(script, options, net, place, kernel, initrd, root, scratch):
+    name = os.path.basename(script)[len("guest-"):-len(".sh")]
+    disk = os.path.join(scratch, f"{name}-{options['cpu'].replace(',', '')}-{place}.img")
     make_disk(disk, root, int(options["disk"]))
     cmd = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", options["cpu"], "-m", options["memory"],
            "-smp", options["smp"], "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio",
            "-kernel", kernel, "-initrd", initrd,
            "-drive", f"file={disk},if=none,id=disk,format=raw,cache=unsafe",
-           "-device", "virtio-blk-pci,drive=disk",
+           "-device", "virtio-blk-pci,drive=disk", *net,
            "-append", "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on "
-                      f"guest={os.path.basename(script)} guest_cpu={options['cpu']}"]
+                      f"guest={os.path.basename(script)} guest_cpu={options['cpu']} "
+                      f"guest_place={place}"]
     start = time.monotonic()
     late = ""
     try:
@@ -186,7 +229,7 @@ def boot(script, options, kernel, initrd, root, scratch):
     finally:
         os.remove(disk)
     lines = text.decode(errors="replace").replace("\r", "").splitlines()
-    return f"{name} ({options['cpu']})", lines, late, time.monotonic() - start
+    return lines, late, time.monotonic() - start
 
 
 def judge(name, lines, late, secs):

@@ -21,7 +21,8 @@ exec </dev/null >/dev/console 2>&1
 cd /root || exit 1
 guest=$(sed -n 's/.*guest=\([^ ]*\).*/\1/p' /proc/cmdline)
 GUEST_CPU=$(sed -n 's/.*guest_cpu=\([^ ]*\).*/\1/p' /proc/cmdline)
-export GUEST_CPU
+GUEST_PLACE=$(sed -n 's/.*guest_place=\([^ ]*\).*/\1/p' /proc/cmdline)
+export GUEST_CPU GUEST_PLACE
 echo
 sh "/root/$guest"
 sync
