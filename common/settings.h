@@ -138,6 +138,8 @@ struct settings_sandbox {
     uint64_t prepared;   /* sandboxes kept ready; 0: none */
 };
 
+#define SETTINGS_RESCTRL_PATH "/sys/fs/resctrl"
+
 struct settings_telemetry {
     uint64_t interval_ms;
     char resctrl_path[SETTINGS_PATH_MAX];

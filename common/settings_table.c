@@ -304,7 +304,10 @@ static const struct conf_key keys[] = {
     { AT(telemetry, interval_ms), .key = "interval", .type = CONF_DURATION, .def = "1s", .min = 100,
       .max = HOURS(1), .reloadable = true, .help = "Time between two samples of a run." },
     { AT(telemetry, resctrl_path), .key = "resctrl_path", .type = CONF_PATH,
-      .def = "/sys/fs/resctrl", .help = "Where resctrl is mounted." },
+      .def = SETTINGS_RESCTRL_PATH,
+      .help =
+          "Where resctrl is mounted (Intel RDT: cache use and memory bandwidth of runs). Another\n"
+          "path than this is taken for resctrl without a look at the kind of file system." },
     { AT(telemetry, cgroup_path), .key = "cgroup_path", .type = CONF_PATH, .def = "",
       .help = "The control group that runs live under. Not set: the agent's own." },
 

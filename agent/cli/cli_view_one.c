@@ -154,6 +154,31 @@ static void run_network(struct cli_view *v, const struct json *r)
     row(v, "network", buf_str(&b));
 }
 
+/* What the processor told of the cache, and the class of service. */
+static void run_cache(struct cli_view *v, const struct json *r)
+{
+    AUTO_BUF struct buf b = BUF_INIT(1024);
+    struct str class = cli_json_str(r, "cache_class");
+    if (class.n == 0) {
+        return;
+    }
+    if (!cli_json_null(r, "cache_max_bytes")) {
+        (void)buf_adds(&b, "mean ");
+        cli_text_bytes(&b, cli_json_num(r, "cache_mean_bytes"));
+        (void)buf_adds(&b, ", most ");
+        cli_text_bytes(&b, cli_json_num(r, "cache_max_bytes"));
+        (void)buf_adds(&b, ", ");
+    }
+    if (!cli_json_null(r, "memory_bandwidth_bytes")) {
+        (void)buf_adds(&b, "to and from memory ");
+        cli_text_bytes(&b, cli_json_num(r, "memory_bandwidth_bytes"));
+        (void)buf_adds(&b, ", ");
+    }
+    (void)buf_adds(&b, "class ");
+    cli_text_safe(&b, class);
+    row(v, "cache", buf_str(&b));
+}
+
 static void run_resources(struct cli_view *v, const struct json *r)
 {
     if (r == NULL || r->type != JSON_OBJECT) {
@@ -200,6 +225,7 @@ static void run_resources(struct cli_view *v, const struct json *r)
                    cli_json_num(r, "samples"));
     row(v, "block I/O", buf_str(&b));
     run_network(v, r);
+    run_cache(v, r);
 }
 
 static void run_state(struct cli_view *v, const struct json *run)

@@ -67,8 +67,12 @@ static void hardware_rows(struct cli_doctor *d, const struct settings *s, const 
 {
     struct err e;
     struct hardware_facts *f = mem_zalloc(sizeof(*f));
-    const struct hardware_options opt = { .resctrl_path = s->telemetry.resctrl_path,
-                                          .data_dir = path };
+    const char *resctrl = s->telemetry.resctrl_path;
+    const struct hardware_options opt = {
+        .resctrl_path = resctrl,
+        .resctrl_any_fs = strcmp(resctrl, SETTINGS_RESCTRL_PATH) != 0,
+        .data_dir = path,
+    };
     if (f != NULL && hardware_probe(f, &opt, &e) == 0) {
         cgroup_rows(d, f);
         processor_rows(d, f);

@@ -184,6 +184,14 @@ const char *run_network_name(enum run_network n)
     return (unsigned)n < RUN_NETWORK_COUNT ? names[n] : "none";
 }
 
+const char *run_cache_name(enum run_cache c)
+{
+    static const char *const names[] = { "default", "sensitive", "polluter" };
+
+    REQUIRE(c < RUN_CACHE_COUNT);
+    return names[c];
+}
+
 const char *run_peak_name(enum run_peak p)
 {
     REQUIRE(p < RUN_PEAK_COUNT);

@@ -99,6 +99,7 @@ enum run_start {
     RUN_START_COUNT
 };
 enum run_network { RUN_NETWORK_NONE, RUN_NETWORK_HOST, RUN_NETWORK_NAT, RUN_NETWORK_COUNT };
+enum run_cache { RUN_CACHE_DEFAULT, RUN_CACHE_SENSITIVE, RUN_CACHE_POLLUTER, RUN_CACHE_COUNT };
 enum run_peak { RUN_PEAK_NONE, RUN_PEAK_KERNEL, RUN_PEAK_SAMPLED, RUN_PEAK_COUNT };
 
 /* The limits in force for this run. */
@@ -113,6 +114,7 @@ struct run_limits {
     uint64_t timeout_ms; /* of one attempt; 0: no limit */
     uint64_t grace_ms;
     uint8_t network;         /* enum run_network */
+    uint8_t cache;           /* enum run_cache: the class of service that it is to have */
     uint8_t memory_learned;  /* nobody asked for just this much: it may grow after a kill */
     uint8_t output_truncate; /* past the output limit: drop the rest instead of ending the run */
 };
@@ -151,6 +153,10 @@ struct run_usage {
     uint64_t oom_kills;
     /* Of its own network; 0 on the machine's, which nobody can tell apart. */
     uint64_t network_rx_bytes, network_tx_bytes, network_rx_packets, network_tx_packets;
+    /* Last level cache held and bytes moved to and from memory, where the processor tells. */
+    uint8_t cache_known, bandwidth_known;
+    uint8_t cache_class; /* enum run_cache: of service, that it ran in */
+    uint64_t cache_mean_bytes, cache_max_bytes, bandwidth_bytes;
 };
 
 struct run {
@@ -217,6 +223,7 @@ const char *run_state_name(enum run_state s);     /* "timed_out" */
 const char *run_reason_name(enum run_reason r);   /* "oom"; RUN_REASON_NONE: "none" */
 const char *run_trigger_name(enum run_trigger t); /* "api" */
 const char *run_start_name(enum run_start s);     /* "cold"; RUN_START_NONE: "none" */
+const char *run_cache_name(enum run_cache c);
 const char *run_peak_name(enum run_peak p);       /* "kernel" */
 const char *run_network_name(enum run_network n); /* "nat" */
 /* -EINVAL. */

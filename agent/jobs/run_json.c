@@ -71,6 +71,7 @@ static void w_limits(struct json_w *w, const struct run_limits *l)
     job_w_milli(w, "timeout_seconds", l->timeout_ms);
     job_w_milli(w, "grace_seconds", l->grace_ms);
     json_kv_cstr(w, "network", run_network_name((enum run_network)l->network));
+    json_kv_cstr(w, "cache_class", run_cache_name((enum run_cache)l->cache));
     json_kv_cstr(w, "output_overflow", l->output_truncate ? "truncate" : "fail");
     json_w_end(w);
 }
@@ -98,6 +99,16 @@ static void w_usage(struct json_w *w, const struct run_usage *u)
     json_kv_u64(w, "network_tx_bytes", u->network_tx_bytes);
     json_kv_u64(w, "network_rx_packets", u->network_rx_packets);
     json_kv_u64(w, "network_tx_packets", u->network_tx_packets);
+    if (u->cache_known) {
+        json_kv_u64(w, "cache_mean_bytes", u->cache_mean_bytes);
+        json_kv_u64(w, "cache_max_bytes", u->cache_max_bytes);
+    }
+    if (u->bandwidth_known) {
+        json_kv_u64(w, "memory_bandwidth_bytes", u->bandwidth_bytes);
+    }
+    if (u->cache_known || u->bandwidth_known || u->cache_class != RUN_CACHE_DEFAULT) {
+        json_kv_cstr(w, "cache_class", run_cache_name((enum run_cache)u->cache_class));
+    }
     json_kv_u64(w, "oom_kills", u->oom_kills);
     json_kv_u64(w, "samples", u->samples);
     json_w_end(w);
@@ -357,6 +368,10 @@ static const char *name_peak(unsigned i)
 {
     return run_peak_name((enum run_peak)i);
 }
+static const char *name_cache(unsigned i)
+{
+    return run_cache_name((enum run_cache)i);
+}
 static const char *name_network(unsigned i)
 {
     return run_network_name((enum run_network)i);
@@ -408,6 +423,7 @@ static void r_limits(struct reader *up, struct run_limits *l)
     l->timeout_ms = r_scaled(&rd, "timeout_seconds", 1e3);
     l->grace_ms = r_scaled(&rd, "grace_seconds", 1e3);
     l->network = r_name(&rd, "network", name_network, RUN_NETWORK_COUNT, RUN_NETWORK_NONE);
+    l->cache = r_name(&rd, "cache_class", name_cache, RUN_CACHE_COUNT, RUN_CACHE_DEFAULT);
     l->output_truncate = r_name(&rd, "output_overflow", name_overflow, 2, 0);
     up->r = rd.r;
 }
@@ -436,6 +452,12 @@ static void r_usage(struct reader *up, struct run_usage *u)
     u->network_tx_bytes = r_u64(&rd, "network_tx_bytes", INT64_MAX);
     u->network_rx_packets = r_u64(&rd, "network_rx_packets", INT64_MAX);
     u->network_tx_packets = r_u64(&rd, "network_tx_packets", INT64_MAX);
+    u->cache_known = r_get(&rd, "cache_max_bytes") != NULL;
+    u->cache_mean_bytes = r_u64(&rd, "cache_mean_bytes", INT64_MAX);
+    u->cache_max_bytes = r_u64(&rd, "cache_max_bytes", INT64_MAX);
+    u->bandwidth_known = r_get(&rd, "memory_bandwidth_bytes") != NULL;
+    u->bandwidth_bytes = r_u64(&rd, "memory_bandwidth_bytes", INT64_MAX);
+    u->cache_class = r_name(&rd, "cache_class", name_cache, RUN_CACHE_COUNT, RUN_CACHE_DEFAULT);
     u->oom_kills = r_u64(&rd, "oom_kills", INT64_MAX);
     u->samples = r_u32(&rd, "samples");
     up->r = rd.r;

@@ -73,6 +73,13 @@ void node_observation_of(const struct job_result *r, const struct telemetry_tota
     } else if (r->reason == RUN_REASON_SIGNAL) {
         o.outcome = ROUTE_OUTCOME_FAILED;
     }
+    /* Both or neither: the mean and the bandwidth are divided by the same count of runs. */
+    o.has_cache = (t->has & TELEMETRY_HAS_LLC) != 0 && (t->has & TELEMETRY_HAS_MBM) != 0;
+    if (o.has_cache) {
+        o.cache_mean_bytes = t->llc_mean_bytes;
+        o.cache_max_bytes = t->llc_max_bytes;
+        o.bandwidth_bytes = t->mbm_bytes;
+    }
     /* Held back for more than a twentieth of its time: that was the quota, not the machine. */
     o.throttled = t->throttled_us > t->elapsed_us / 20;
     if (t->mem_peak_source != TELEMETRY_PEAK_NONE) {

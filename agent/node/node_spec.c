@@ -193,6 +193,8 @@ static void limits_make(const struct node_spec_input *in, struct sandbox_limits 
     l->timeout_ms = r->timeout_ms;
     l->grace_ms = r->grace_ms;
     l->output_truncate = r->output_truncate != 0;
+    l->cache = r->cache < SANDBOX_CACHE_CLASSES ? (enum sandbox_cache_class)r->cache
+                                                : SANDBOX_CACHE_DEFAULT;
     l->network = networks[r->network < RUN_NETWORK_COUNT ? r->network : RUN_NETWORK_NONE];
 }
 
@@ -293,6 +295,11 @@ void node_spec_release(struct node_spec *s)
     s->egress = mem_free(s->egress);
 }
 
+_Static_assert((int)RUN_CACHE_SENSITIVE == (int)SANDBOX_CACHE_SENSITIVE &&
+                   (int)RUN_CACHE_POLLUTER == (int)SANDBOX_CACHE_POLLUTER &&
+                   (int)RUN_CACHE_COUNT == (int)SANDBOX_CACHE_CLASSES,
+               "the same classes in the same order");
+
 static void usage_of(const struct sandbox_result *r, const struct telemetry_totals *t,
                      struct run_usage *u)
 {
@@ -330,6 +337,11 @@ static void usage_of(const struct sandbox_result *r, const struct telemetry_tota
     u->network_rx_packets = t->net_rx_packets;
     u->network_tx_packets = t->net_tx_packets;
     u->oom_kills = t->oom_kills;
+    u->cache_known = (t->has & TELEMETRY_HAS_LLC) != 0;
+    u->cache_mean_bytes = t->llc_mean_bytes;
+    u->cache_max_bytes = t->llc_max_bytes;
+    u->bandwidth_known = (t->has & TELEMETRY_HAS_MBM) != 0;
+    u->bandwidth_bytes = t->mbm_bytes;
 }
 
 static enum run_reason reason_of(const struct sandbox_result *r)

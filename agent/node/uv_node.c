@@ -431,7 +431,9 @@ static int open_state(struct node *n, struct err *e)
 
 static int probe(struct node *n, struct err *e)
 {
-    struct hardware_options opt = { .resctrl_path = n->settings.telemetry.resctrl_path,
+    const char *resctrl = n->settings.telemetry.resctrl_path;
+    struct hardware_options opt = { .resctrl_path = resctrl,
+                                    .resctrl_any_fs = strcmp(resctrl, SETTINGS_RESCTRL_PATH) != 0,
                                     .data_dir = n->settings.node.data_dir };
     int rc = hardware_mask_parse(str_of(n->settings.node.capabilities_mask), &opt.mask, e);
 

@@ -529,6 +529,12 @@ static void sample_write(struct json_w *w, const struct telemetry_sample *s)
     json_kv_u64(w, "network_rx_bytes", s->net_rx_bytes);
     json_kv_u64(w, "network_tx_bytes", s->net_tx_bytes);
     json_kv_u64(w, "pids", s->pids);
+    if ((s->rdt & TELEMETRY_HAS_LLC) != 0) {
+        json_kv_u64(w, "cache_bytes", s->llc_bytes);
+    }
+    if ((s->rdt & TELEMETRY_HAS_MBM) != 0) {
+        json_kv_u64(w, "memory_bandwidth_bytes", s->mbm_bytes);
+    }
     json_w_end(w);
 }
 

@@ -136,6 +136,7 @@ struct node_live {
     uint64_t programs_until_ms; /* it is placed without then; 0: it has not waited */
     uint64_t started_ms;
     struct telemetry_fds fds;
+    uint8_t cache; /* enum run_cache: the class that it really is in */
     struct telemetry_meter meter;
     struct telemetry_series series;
     uint64_t generation; /* told apart from another use of the same place */

@@ -583,6 +583,15 @@ static struct node_guest *guest_of(struct node *n, struct ulid id, uint32_t atte
     return g != NULL && g->run.attempt == attempt ? g : NULL;
 }
 
+/* Monitoring groups that runs could have; nothing where there is no resctrl. */
+static void show_groups(struct node *n, uint32_t free_and_1)
+{
+    telemetry_gauge_clear(n->metrics, TELEMETRY_RDT_RMIDS_FREE);
+    if (free_and_1 > 0) {
+        telemetry_gauge(n->metrics, TELEMETRY_RDT_RMIDS_FREE, TELEMETRY_NO_LABELS, free_and_1 - 1);
+    }
+}
+
 static void on_started(void *arg, struct sandbox_started *s)
 {
     static const enum run_start kinds[] = {
@@ -611,9 +620,11 @@ static void on_started(void *arg, struct sandbox_started *s)
         telemetry_fds_close(&l->fds);
         l->fds = s->fds;
         l->started_ms = loop_now_ms(n->loop);
+        l->cache = (uint8_t)s->cache;
         telemetry_meter_init(&l->meter, &s->base, s->started_wall_us, s->peak_was_reset);
     }
     node_dns_started(n, l, s->dns_fd);
+    show_groups(n, s->rdt_free);
     if (g != NULL) {
         node_guest_started(g, s, kinds[s->kind]);
         return;
@@ -654,6 +665,8 @@ static void on_ended(void *arg, const struct sandbox_ended *s)
     telemetry_meter_end(l != NULL && l->stage == LIVE_RUNNING ? &l->meter : &fresh,
                         s->usage.end.has != 0 ? &s->usage.end : NULL, elapsed, &totals);
     node_result_of(&r, &totals, &result);
+    result.usage.cache_class = l != NULL ? l->cache : RUN_CACHE_DEFAULT;
+    show_groups(n, s->rdt_free);
     if (g != NULL) {
         node_learn_ended(n, &g->run, &result, &totals);
     } else if (job_core_run(node_core_jobs(n->core), s->run, &known)) {

@@ -57,6 +57,16 @@ struct sandbox_egress {
     size_t nets_len; /* at most SANDBOX_EGRESS_MAX */
 };
 
+/* Which share of the last level cache a run gets, where the processor can part it (sandbox_rdt.h).
+ * Pinned: in specs and in the launcher's files. */
+enum sandbox_cache_class {
+    SANDBOX_CACHE_DEFAULT,
+    SANDBOX_CACHE_SENSITIVE,
+    SANDBOX_CACHE_POLLUTER,
+    SANDBOX_CACHE_CLASSES
+};
+const char *sandbox_cache_class_name(enum sandbox_cache_class c); /* "default", … */
+
 struct sandbox_limits {
     uint64_t memory_bytes; /* 1 MiB or more */
     uint64_t cpus_milli;   /* 0: none */
@@ -73,6 +83,7 @@ struct sandbox_limits {
     uint64_t log_bytes;    /* stderr kept: the first and the last half. 1 KiB or more */
     bool output_truncate;  /* past output_bytes: drop the rest instead of ending the run */
     enum sandbox_network network;
+    enum sandbox_cache_class cache;
 };
 
 /* The image's and the job's wishes, already joined (image config, then job document). Strings are

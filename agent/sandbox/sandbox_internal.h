@@ -197,7 +197,9 @@ struct sandbox_state {
     uint64_t setup_us;
     uint32_t kind;
     bool peak_was_reset;
-    bool nat; /* it has a network of its own */
+    bool nat;           /* it has a network of its own */
+    uint32_t rdt_group; /* its monitoring group and 1; 0: none */
+    enum sandbox_cache_class cache;
     struct telemetry_reading base;
     uint32_t layers_len;
     struct digest layers[SANDBOX_LAYERS_MAX];

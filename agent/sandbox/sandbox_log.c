@@ -7,7 +7,7 @@
 #include "common/cur.h"
 #include "common/insist.h"
 
-enum { TAIL_MAGIC = 0x314c5441, STATE_MAGIC = 0x31545341, USAGE_MAGIC = 0x31535541 };
+enum { TAIL_MAGIC = 0x314c5441, STATE_MAGIC = 0x32545341, USAGE_MAGIC = 0x32535541 };
 
 struct log_shape sandbox_log_shape_of(uint64_t log_bytes)
 {
@@ -119,7 +119,8 @@ size_t sandbox_state_encode(const struct sandbox_state *s, uint8_t dst[STATE_MAX
         (uint64_t)s->started_wall_us,
         s->setup_us,
         s->kind,
-        (s->peak_was_reset ? 1u : 0u) | (s->nat ? 2u : 0u),
+        (s->peak_was_reset ? 1u : 0u) | (s->nat ? 2u : 0u) | (uint64_t)s->cache << 8 |
+            (uint64_t)s->rdt_group << 32,
         s->layers_len,
     };
     size_t at = 0;
@@ -160,11 +161,14 @@ int sandbox_state_decode(const void *p, size_t n, struct sandbox_state *ret)
     uint64_t flags = cur_le64(&c);
     s.peak_was_reset = (flags & 1) != 0;
     s.nat = (flags & 2) != 0;
+    s.cache = (enum sandbox_cache_class)(flags >> 8 & 3);
+    s.rdt_group = (uint32_t)(flags >> 32);
     uint64_t layers = cur_le64(&c);
     cur_copy(&c, s.boot_id, 36);
     cur_skip(&c, 4);
     get_reading(&c, &s.base);
-    if (magic != STATE_MAGIC || layers > SANDBOX_LAYERS_MAX || s.pid < 0 || s.pid > INT32_MAX) {
+    if (magic != STATE_MAGIC || s.cache >= SANDBOX_CACHE_CLASSES || layers > SANDBOX_LAYERS_MAX ||
+        s.pid < 0 || s.pid > INT32_MAX) {
         return -EBADMSG;
     }
     s.layers_len = (uint32_t)layers;

@@ -40,7 +40,7 @@ static const struct {
     [SANDBOX_MSG_KEEP_LAYERS] = { 0, 1, 1, 1 },
     [SANDBOX_MSG_EGRESS] = { HAS_RUN | HAS_RECORD, 1, 0, 0 },
     [SANDBOX_MSG_HELLO] = { HAS_NUMBER, 2, 0, 0 },
-    [SANDBOX_MSG_STARTED] = { HAS_RUN | HAS_NUMBER | HAS_BASE, 2, 0, 24 },
+    [SANDBOX_MSG_STARTED] = { HAS_RUN | HAS_NUMBER | HAS_BASE, 2, 0, 48 },
     [SANDBOX_MSG_ENDED] = { HAS_RUN | HAS_VALUE | HAS_NUMBER | HAS_RECORD | HAS_BASE | HAS_END, 2,
                             0, 0 },
     [SANDBOX_MSG_FAILED] = { HAS_RUN | HAS_RC | HAS_TEXT, 2, 0, 0 },
@@ -63,6 +63,7 @@ void sandbox_reading_to_words(const struct telemetry_reading *r, uint64_t *w)
         r->io_write_ops,  r->pids,           r->psi_cpu_us,
         r->psi_memory_us, r->psi_io_us,      r->net_rx_bytes,
         r->net_tx_bytes,  r->net_rx_packets, r->net_tx_packets,
+        r->llc_bytes,     r->mbm_bytes,
     };
     memcpy(w, words, sizeof(words));
 }
@@ -97,6 +98,8 @@ void sandbox_reading_from_words(const uint64_t *w, struct telemetry_reading *ret
         .net_tx_bytes = w[24],
         .net_rx_packets = w[25],
         .net_tx_packets = w[26],
+        .llc_bytes = w[27],
+        .mbm_bytes = w[28],
     };
 }
 

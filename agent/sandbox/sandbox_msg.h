@@ -13,7 +13,7 @@
 
 #include "agent/sandbox/sandbox.h"
 
-enum { SANDBOX_MSG_SIZE = 1536, SANDBOX_MSG_NUMBERS = 16, SANDBOX_READING_WORDS = 28 };
+enum { SANDBOX_MSG_SIZE = 1536, SANDBOX_MSG_NUMBERS = 16, SANDBOX_READING_WORDS = 32 };
 
 /* Pinned. Below 32: agent to launcher. */
 enum sandbox_msg_type {
@@ -52,6 +52,8 @@ enum {
     SANDBOX_N_PEAK_RESET, /* also of ENDED */
     SANDBOX_N_FILES,      /* bit n: a descriptor for enum telemetry_file n is attached, in order */
     SANDBOX_N_DNS,        /* 1: behind them, the socket that the run's resolver asks */
+    SANDBOX_N_RDT,        /* also of ENDED: 1 and the free monitoring groups; 0: no resctrl */
+    SANDBOX_N_CACHE,      /* enum sandbox_cache_class that the run is in */
 };
 
 /* Numbers of HELLO. */

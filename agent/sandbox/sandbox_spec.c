@@ -70,6 +70,9 @@ static int limits_check(const struct sandbox_limits *l, struct err *e)
     if (l->network > SANDBOX_NETWORK_NAT) {
         return err_say(e, -EINVAL, "the sandbox's network is unknown");
     }
+    if (l->cache >= SANDBOX_CACHE_CLASSES) {
+        return err_say(e, -EINVAL, "the sandbox's cache class is unknown");
+    }
     return 0;
 }
 
@@ -146,6 +149,7 @@ static void add_limits(struct buf *out, const struct sandbox_limits *l)
         l->grace_ms,          l->output_bytes,
         l->log_bytes,         l->output_truncate ? 1 : 0,
         (uint64_t)l->network,
+        (uint64_t)l->cache,
     };
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         buf_add_le64(out, words[i]);
@@ -222,9 +226,11 @@ static void get_limits(struct cur *c, struct sandbox_limits *l)
     l->log_bytes = cur_le64(c);
     uint64_t truncate = cur_le64(c);
     uint64_t network = cur_le64(c);
+    uint64_t cache = cur_le64(c);
     l->output_truncate = truncate == 1;
     l->network = (enum sandbox_network)(network & 3);
-    if (truncate > 1 || network > SANDBOX_NETWORK_NAT) {
+    l->cache = (enum sandbox_cache_class)(cache & 3);
+    if (truncate > 1 || network > SANDBOX_NETWORK_NAT || cache >= SANDBOX_CACHE_CLASSES) {
         c->failed = true;
     }
 }

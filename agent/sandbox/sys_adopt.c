@@ -59,6 +59,7 @@ static void tell_ended(struct launcher *l, struct ulid run, uint32_t attempt,
                              .base = usage->base,
                              .end = usage->end };
     m.number[SANDBOX_N_PEAK_RESET] = usage->peak_was_reset ? 1 : 0;
+    m.number[SANDBOX_N_RDT] = sandbox_resctrl_free(l);
     sandbox_record_encode(r, m.record);
     sandbox_agent_send(l, &m, NULL, 0);
 }
@@ -105,6 +106,7 @@ static bool adopt_live(struct launcher *l, int dir, const struct sandbox_state *
     sandbox_cgroup_open_existing(&l->cg, state->slot, &s->dirs);
     sandbox_cgroup_telemetry(&s->dirs, &dirs);
     (void)telemetry_open(&dirs, &s->fds, NULL);
+    sandbox_resctrl_adopt(s);
     if (state->nat) {
         sandbox_nat_adopt(s);
     }
@@ -128,8 +130,9 @@ static void adopt_totals(struct launcher *l, int dir, const struct sandbox_state
     telemetry_fds_init(&fds);
     sandbox_cgroup_open_existing(&l->cg, state->slot, &groups);
     sandbox_cgroup_telemetry(&groups, &dirs);
-    if (telemetry_open(&dirs, &fds, NULL) == 0 &&
-        telemetry_read(&fds, TELEMETRY_ALL, &usage.end) == 0) {
+    bool any = telemetry_open(&dirs, &fds, NULL) == 0;
+    sandbox_resctrl_open(l, state, &fds);
+    if (any && telemetry_read(&fds, TELEMETRY_ALL, &usage.end) == 0) {
         (void)sandbox_rundir_usage_write(dir, &usage);
     }
     telemetry_fds_close(&fds);

@@ -398,6 +398,29 @@ int sandbox_cgroup_remove(const struct cgroups *c, uint32_t slot)
     return rc;
 }
 
+size_t sandbox_cgroup_list(const struct cgroups *c, const struct cgroup_dirs *d, pid_t spare,
+                           pid_t *ret, size_t max)
+{
+    struct buf AUTO_BUF text = BUF_INIT(1 << 16);
+    int dir = c->version == 2 ? d->fd[CG_V2] : -1;
+    size_t n = 0;
+    for (size_t i = 0; i < CG_V2 && dir < 0; i++) {
+        dir = d->fd[i];
+    }
+    if (dir < 0 || sys_read_file(dir, "cgroup.procs", 1 << 16, &text, NULL) < 0) {
+        return 0;
+    }
+    struct str rest = buf_str(&text);
+    struct str line;
+    while (n < max && str_split(&rest, '\n', &line)) {
+        uint64_t pid;
+        if (str_u64_in(line, 1, INT32_MAX, &pid) == 0 && (pid_t)pid != spare) {
+            ret[n++] = (pid_t)pid;
+        }
+    }
+    return n;
+}
+
 /* Every pid that cgroup.procs lists (0 stands for one of another pid namespace). */
 static unsigned kill_listed(int dir, pid_t spare)
 {

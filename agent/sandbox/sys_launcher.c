@@ -199,7 +199,7 @@ static uint32_t slots_wanted(const struct settings *s)
  * for a new agent process. */
 static uint32_t slots_that_fit(uint32_t wanted)
 {
-    enum { OF_A_SLOT = 48, OWN = 512 };
+    enum { OF_A_SLOT = 48 + 2 * TELEMETRY_RDT_DOMAINS, OWN = 512 };
     struct rlimit limit;
     uint64_t n = getrlimit(RLIMIT_NOFILE, &limit) < 0 ? UINT64_MAX : (uint64_t)limit.rlim_cur;
     n = n > OWN + OF_A_SLOT ? (n - OWN) / OF_A_SLOT : 1;
@@ -320,6 +320,7 @@ static int launcher_start(struct launcher *l, struct err *e)
     rc = rc == 0 ? enter_empty_root(l, e) : rc;
     rc = rc == 0 ? make_slots(l, e) : rc;
     if (rc == 0) {
+        (void)sandbox_resctrl_start(l);
         uint32_t storage = (uint32_t)l->settings->sandbox.uid_base;
         rc = sandbox_userns_make(0, storage, false, &l->storage_userns, NULL, e);
     }
@@ -328,6 +329,7 @@ static int launcher_start(struct launcher *l, struct err *e)
     }
     log_cgroups(l);
     sandbox_adopt_at_start(l);
+    sandbox_resctrl_sweep(l);
     sandbox_nat_start(l);
     sandbox_workers_sweep(l);
     return sandbox_agent_start(l, e);
@@ -491,6 +493,7 @@ static void launcher_end(struct launcher *l)
         sandbox_cgroup_close(&l->slots[i].dirs);
     }
     sandbox_nat_end(l);
+    sandbox_resctrl_end(l);
     sandbox_rundir_drop_spares(l);
     sandbox_cgroup_sweep(&l->cg, l->slots_len);
     sandbox_cgroup_end(&l->cg);

@@ -81,6 +81,10 @@ void sandbox_cgroup_telemetry(const struct cgroup_dirs *d, struct telemetry_dirs
 /* v1: an eventfd that fires when the memory limit is hit; -1. */
 int sandbox_cgroup_oom_event(const struct cgroup_dirs *d);
 
+/* Pids in the slot's groups but `spare`, into ret; how many, at most max. 0 without groups. */
+size_t sandbox_cgroup_list(const struct cgroups *c, const struct cgroup_dirs *d, pid_t spare,
+                           pid_t *ret, size_t max);
+
 /* ---- slots (sys_slot.c) ---- */
 
 /*
@@ -115,6 +119,7 @@ enum slot_kind { SLOT_KIND_COLD, SLOT_KIND_CACHED, SLOT_KIND_WARM };
 struct launcher;
 struct nat;
 struct slot_nat;
+struct resctrl;
 
 /* A run's directory before it has a name (sys_rundir.c). */
 struct spare {
@@ -164,6 +169,8 @@ struct slot {
     int run_dir;
     int mounts; /* the sandbox's mount namespace; -1 */
     bool stop_asked;
+    bool held;         /* its run's words are sent when both its processes can be put into groups */
+    uint32_t rdt_life; /* with file.rdt_group: of which life of the file system that is */
 };
 
 /* A RUN as it came from the agent, decoded and checked. */
@@ -221,6 +228,28 @@ int sandbox_secrets_check(int fd, struct sandbox_secret_at v[SANDBOX_SECRETS_MAX
 int sandbox_secrets_put(int dir, int fd, uint32_t uid, uint32_t gid, struct err *e);
 /* Overwrites the memory file and closes it: -1. -1 is fine. */
 int sandbox_secrets_drop(int fd);
+
+/* ---- cache and memory bandwidth (sys_resctrl.c) ----
+ *
+ * A run that could not get a group or its class still runs: it is not measured, or is in the
+ * default class. Each kind of trouble is said once. */
+
+/* Looks at telemetry.resctrl_path; false: nothing is measured. */
+bool sandbox_resctrl_start(struct launcher *l);
+/* After adoption: what an earlier life left, and no live run uses, is taken over or removed. */
+void sandbox_resctrl_sweep(struct launcher *l);
+/* Are runs put into groups? Looks again now and then when it was not there. */
+bool sandbox_resctrl_on(struct launcher *l);
+/* A sandbox's processes wait for their run: they go into its class (file.cache, which becomes
+ * default when that cannot be) and a monitoring group; file.base counts from here. */
+void sandbox_resctrl_enter(struct slot *s);
+void sandbox_resctrl_adopt(struct slot *s); /* by file.rdt_group */
+/* An ended run's files, as far as its group is still there. */
+void sandbox_resctrl_open(struct launcher *l, const struct sandbox_state *state,
+                          struct telemetry_fds *fds);
+void sandbox_resctrl_over(struct slot *s);         /* the run's totals were read */
+uint32_t sandbox_resctrl_free(struct launcher *l); /* for SANDBOX_N_RDT */
+void sandbox_resctrl_end(struct launcher *l);      /* removes groups that no live run is in */
 
 /* ---- sandboxes built ahead (sys_pool.c) ---- */
 
@@ -377,7 +406,8 @@ struct launcher {
     struct spare spares[SPARES_MAX];
     size_t spares_len;
     unsigned long spare_number;
-    struct nat *nat; /* sys_nat.c; NULL: not needed so far */
+    struct nat *nat;         /* sys_nat.c; NULL: not needed so far */
+    struct resctrl *resctrl; /* sys_resctrl.c; NULL: no memory for it */
     struct slot *slots;
     uint32_t slots_len;
     struct box_key keys[BOX_KEYS_MAX];

@@ -191,6 +191,8 @@ static void slot_state_file(struct slot *s, const struct sandbox_spec *spec)
     s->file.started_wall_us = 0;
     s->file.setup_us = 0;
     s->file.nat = spec->limits.network == SANDBOX_NETWORK_NAT;
+    s->file.rdt_group = 0;
+    s->file.cache = SANDBOX_CACHE_DEFAULT;
     memcpy(s->file.boot_id, s->l->boot_id, sizeof(s->file.boot_id));
     s->file.layers_len = (uint32_t)spec->layers_len;
     memcpy(s->file.layers, spec->layers, spec->layers_len * sizeof(*spec->layers));
@@ -230,7 +232,7 @@ static int build_send(struct slot *s, const struct run_order *o, struct err *e)
 {
     int sock[2];
     struct spawn_request r = { .kind = SPAWN_BUILD,
-                               .ahead = o == NULL || o->spec->secrets ? 1 : 0,
+                               .ahead = o == NULL || o->spec->secrets || s->held ? 1 : 0,
                                .payload_layer = sandbox_slot_layered(o) ? 1 : 0 };
     int rc = sys_seqpacket_pair(sock);
     if (rc < 0) {
@@ -273,6 +275,7 @@ int sandbox_slot_build(struct slot *s, struct box_key *key, const struct run_ord
     bool named = false;
     const struct sandbox_spec *spec = o != NULL ? o->spec : &key->spec;
     s->key = key;
+    s->held = o != NULL && sandbox_resctrl_on(s->l);
     slot_state_file(s, spec);
     int rc = sandbox_nat_place(s, spec->limits.network, e);
     rc = rc == 0 ? sandbox_groups_limit(s, &spec->limits, e) : rc;
@@ -315,6 +318,7 @@ static void slot_unbox(struct slot *s)
     s->key = NULL;
     s->cloned = false;
     s->based = false;
+    s->held = false;
     s->file.layers_len = 0;
 }
 
@@ -340,6 +344,7 @@ static void pend_close(struct slot *s)
 static void slot_forget_run(struct slot *s)
 {
     sandbox_nat_run_over(s);
+    sandbox_resctrl_over(s);
     sandbox_launcher_unwatch(s->l, &s->job);
     pend_close(s);
     s->uts = fd_close(s->uts);
@@ -348,6 +353,7 @@ static void slot_forget_run(struct slot *s)
     s->run = (struct ulid){ { 0 } };
     s->attempt = 0;
     s->stop_asked = false;
+    s->held = false;
     s->file.layers_len = 0;
     if (s->key != NULL) {
         sandbox_pool_end(&s->key->use);
@@ -384,6 +390,7 @@ static int slot_send_start(struct slot *s, const char *hostname, int spec_fd, in
     const int fds[] = { spec_fd, payload };
     struct err e = { 0 };
     int rc = name_host(s, hostname);
+    sandbox_resctrl_enter(s); /* init and the job's process are there, and wait */
     if (rc == 0 && *secrets >= 0) {
         rc = sandbox_secrets_put(s->secrets, *secrets, s->box.root_id + s->job_uid,
                                  s->box.root_id + s->job_gid, &e);
@@ -407,7 +414,7 @@ static int slot_give(struct slot *s, const struct run_order *o, enum slot_state 
     s->start = (struct start_request){ .arrival_us = o->arrival_us,
                                        .has_payload = o->payload >= 0 ? 1 : 0,
                                        .payload_bytes = payload >= 0 ? o->payload_bytes : 0 };
-    if (from == SLOT_READY || (from != SLOT_PREPARING && !o->spec->secrets)) {
+    if (from == SLOT_READY || (from != SLOT_PREPARING && !o->spec->secrets && !s->held)) {
         return slot_send_start(s, o->spec->hostname, o->spec_fd, payload, o->secrets);
     }
     s->pend_spec = fd_dup(o->spec_fd, 3);
@@ -446,10 +453,12 @@ int sandbox_slot_start(struct slot *s, const struct run_order *o, struct err *e)
         return rc;
     }
     sandbox_nat_base(s);
+    s->file.cache = o->spec->limits.cache;
     s->file.kind = from == SLOT_READY ? SLOT_KIND_WARM : SLOT_KIND_CACHED;
     rc = slot_give(s, o, from);
     if (rc < 0) { /* it died this very moment: another slot */
         sandbox_nat_run_over(s);
+        sandbox_resctrl_over(s);
         pend_close(s);
         home_close(s);
         sandbox_rundir_undo(s->l, o->spec->run, o->spec->attempt);
@@ -493,6 +502,8 @@ void sandbox_slot_tell_started(struct slot *s, bool adopted)
     m.number[SANDBOX_N_WALL_US] = (uint64_t)s->file.started_wall_us;
     m.number[SANDBOX_N_ADOPTED] = adopted ? 1 : 0;
     m.number[SANDBOX_N_PEAK_RESET] = s->file.peak_was_reset ? 1 : 0;
+    m.number[SANDBOX_N_RDT] = sandbox_resctrl_free(s->l);
+    m.number[SANDBOX_N_CACHE] = s->file.cache;
     m.base = s->file.base;
     for (size_t i = 0; i < TELEMETRY_FILE_COUNT && n < SYS_FDS_MAX; i++) {
         /* Those two are writable, to reset the peak; samples do not read them. */

@@ -194,6 +194,10 @@ static void tell_started(struct sandbox_client *c, const struct sandbox_msg *m, 
         .started_wall_us = (int64_t)m->number[SANDBOX_N_WALL_US],
         .adopted = m->number[SANDBOX_N_ADOPTED] == 1,
         .peak_was_reset = m->number[SANDBOX_N_PEAK_RESET] == 1,
+        .rdt_free = (uint32_t)m->number[SANDBOX_N_RDT],
+        .cache = m->number[SANDBOX_N_CACHE] < SANDBOX_CACHE_CLASSES
+                     ? (enum sandbox_cache_class)m->number[SANDBOX_N_CACHE]
+                     : SANDBOX_CACHE_DEFAULT,
         .base = m->base,
     };
     size_t next = 0;
@@ -212,6 +216,7 @@ static void tell_ended(struct sandbox_client *c, const struct sandbox_msg *m)
         .run = m->run,
         .attempt = m->attempt,
         .adopted = m->value == 1,
+        .rdt_free = (uint32_t)m->number[SANDBOX_N_RDT],
         .usage = { .base = m->base,
                    .end = m->end,
                    .peak_was_reset = m->number[SANDBOX_N_PEAK_RESET] == 1 },

@@ -47,6 +47,8 @@ struct sandbox_started {
     int64_t started_wall_us;
     bool adopted; /* told because of sandbox_client_adopt() */
     bool peak_was_reset;
+    uint32_t rdt_free;              /* 1 and the free monitoring groups; 0: no resctrl */
+    enum sandbox_cache_class cache; /* the class that it really is in */
     struct telemetry_reading base;
     /* The callee's, who closes them with telemetry_fds_close(). All -1 when there are none. */
     struct telemetry_fds fds;
@@ -57,6 +59,7 @@ struct sandbox_ended {
     struct ulid run;
     uint32_t attempt;
     bool adopted;
+    uint32_t rdt_free; /* as of struct sandbox_started */
     struct sandbox_result result;
     struct sandbox_usage usage;
 };

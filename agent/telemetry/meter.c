@@ -45,6 +45,7 @@ void telemetry_delta(const struct telemetry_reading *base, const struct telemetr
     d.net_tx_bytes = counted(base->net_tx_bytes, now->net_tx_bytes);
     d.net_rx_packets = counted(base->net_rx_packets, now->net_rx_packets);
     d.net_tx_packets = counted(base->net_tx_packets, now->net_tx_packets);
+    d.mbm_bytes = counted(base->mbm_bytes, now->mbm_bytes);
     d.psi_cpu_us = counted(base->psi_cpu_us, now->psi_cpu_us);
     d.psi_memory_us = counted(base->psi_memory_us, now->psi_memory_us);
     d.psi_io_us = counted(base->psi_io_us, now->psi_io_us);
@@ -117,6 +118,15 @@ static void sample_fill(const struct telemetry_meter *m, const struct telemetry_
         s->net_rx_bytes = max_u64(d.net_rx_bytes, m->last.net_rx_bytes);
         s->net_tx_bytes = max_u64(d.net_tx_bytes, m->last.net_tx_bytes);
     }
+    if ((d.has & TELEMETRY_HAS_MBM) != 0) {
+        s->mbm_bytes = max_u64(d.mbm_bytes, m->last.mbm_bytes);
+        s->rdt |= TELEMETRY_HAS_MBM;
+    }
+    /* No base: what the cache holds is not a difference. */
+    if ((now->has & TELEMETRY_HAS_LLC) != 0 && s->at_us >= TELEMETRY_RDT_SETTLE_US) {
+        s->llc_bytes = now->llc_bytes;
+        s->rdt |= TELEMETRY_HAS_LLC;
+    }
     if ((now->has & TELEMETRY_HAS_MEMORY_STAT) != 0) {
         s->mem_anon = now->mem_anon;
         s->mem_file = now->mem_file;
@@ -129,6 +139,18 @@ static void sample_fill(const struct telemetry_meter *m, const struct telemetry_
     if ((now->has & TELEMETRY_HAS_PIDS) != 0) {
         s->pids = now->pids;
     }
+}
+
+/* What the cache held, where this very reading says so. The first such reading has no time before
+ * it: it counts for what follows it. */
+static void llc_add(struct telemetry_meter *m, const struct telemetry_sample *s, uint64_t dt_us)
+{
+    m->has |= TELEMETRY_HAS_LLC;
+    m->llc_max = max_u64(m->llc_max, s->llc_bytes);
+    m->llc_us = sat_add(m->llc_us, dt_us);
+    m->llc_kib_ms = s->llc_bytes >> 10 < UINT32_MAX
+                        ? sat_add(m->llc_kib_ms, (s->llc_bytes >> 10) * dt_us / 1000)
+                        : UINT64_MAX;
 }
 
 void telemetry_meter_add(struct telemetry_meter *m, const struct telemetry_reading *now,
@@ -147,7 +169,10 @@ void telemetry_meter_add(struct telemetry_meter *m, const struct telemetry_readi
     } else {
         m->mem_kib_ms = UINT64_MAX;
     }
-    m->has |= now->has & m->base.has;
+    m->has |= now->has & m->base.has & ~(uint32_t)TELEMETRY_HAS_LLC;
+    if ((now->has & TELEMETRY_HAS_LLC) != 0 && s.at_us >= TELEMETRY_RDT_SETTLE_US) {
+        llc_add(m, &s, dt_us);
+    }
     if ((now->has & TELEMETRY_HAS_MEMORY) != 0) {
         m->mem_peak = max_u64(m->mem_peak, s.mem_bytes);
     }
@@ -160,6 +185,16 @@ void telemetry_meter_add(struct telemetry_meter *m, const struct telemetry_readi
     if (ret != NULL) {
         *ret = s;
     }
+}
+
+static uint64_t llc_mean(const struct telemetry_meter *m)
+{
+    if (m->llc_us < 1000 || m->llc_kib_ms == UINT64_MAX) {
+        return m->llc_max;
+    }
+    uint64_t mean = m->llc_kib_ms / (m->llc_us / 1000);
+    mean = mean < UINT64_MAX >> 11 ? mean << 10 : m->llc_max;
+    return mean < m->llc_max ? mean : m->llc_max;
 }
 
 static uint64_t mean_bytes(const struct telemetry_meter *m)
@@ -233,6 +268,9 @@ void telemetry_meter_end(const struct telemetry_meter *m, const struct telemetry
     t.net_rx_bytes = end.last.net_rx_bytes;
     t.net_tx_bytes = end.last.net_tx_bytes;
     t.mem_fixed_peak_bytes = end.fixed_peak;
+    t.llc_mean_bytes = llc_mean(&end);
+    t.llc_max_bytes = end.llc_max;
+    t.mbm_bytes = end.last.mbm_bytes;
     t.mem_mean_bytes = mean_bytes(m->samples > 0 ? m : &end);
     t.pids_peak = end.pids_peak;
     t.samples = m->samples;
@@ -266,6 +304,8 @@ static void sample_join(struct telemetry_sample *a, const struct telemetry_sampl
     j.mem_kernel = max_u64(a->mem_kernel, later->mem_kernel);
     j.mem_shmem = max_u64(a->mem_shmem, later->mem_shmem);
     j.pids = max_u64(a->pids, later->pids);
+    j.llc_bytes = max_u64(a->llc_bytes, later->llc_bytes);
+    j.rdt |= a->rdt;
     *a = j;
 }
 

@@ -41,9 +41,17 @@ static const char *const file_names[TELEMETRY_FILE_COUNT] = {
     [TELEMETRY_NET_TX_PACKETS] = "tx_packets",
 };
 
+bool telemetry_file_rdt(enum telemetry_file file)
+{
+    return file >= TELEMETRY_RDT_LLC && file <= TELEMETRY_RDT_MBM_LAST;
+}
+
 const char *telemetry_file_name(enum telemetry_file file)
 {
     REQUIRE((unsigned)file < TELEMETRY_FILE_COUNT);
+    if (telemetry_file_rdt(file)) {
+        return file < TELEMETRY_RDT_MBM ? "llc_occupancy" : "mbm_total_bytes";
+    }
     return file_names[file];
 }
 
@@ -297,8 +305,25 @@ static uint32_t cpuacct_usage(struct str text, struct telemetry_reading *r)
     return seen;
 }
 
+/* One domain's number, added to the others'. */
+static uint32_t rdt_number(enum telemetry_file file, struct str text, struct telemetry_reading *r)
+{
+    bool llc = file < TELEMETRY_RDT_MBM;
+    uint64_t *sum = llc ? &r->llc_bytes : &r->mbm_bytes;
+    uint64_t v = 0;
+
+    if (number(text, &v, TELEMETRY_HAS_LLC) == 0) {
+        return 0;
+    }
+    *sum = sat_add(*sum, v);
+    return llc ? TELEMETRY_HAS_LLC : TELEMETRY_HAS_MBM;
+}
+
 static uint32_t parse_file(enum telemetry_file file, struct str text, struct telemetry_reading *r)
 {
+    if (telemetry_file_rdt(file)) {
+        return rdt_number(file, text, r);
+    }
     switch (file) {
     case TELEMETRY_V2_CPU_STAT:
         return v2_cpu_stat(text, r);
@@ -345,6 +370,10 @@ static uint32_t parse_file(enum telemetry_file file, struct str text, struct tel
         return number(text, &r->net_rx_packets, TELEMETRY_HAS_NET);
     case TELEMETRY_NET_TX_PACKETS:
         return number(text, &r->net_tx_packets, TELEMETRY_HAS_NET);
+    case TELEMETRY_RDT_LLC:
+    case TELEMETRY_RDT_LLC_LAST:
+    case TELEMETRY_RDT_MBM:
+    case TELEMETRY_RDT_MBM_LAST:
     case TELEMETRY_FILE_COUNT:
         break;
     }

@@ -113,7 +113,9 @@ struct live_sum {
     uint64_t mem, working_set, peak, limit, oom_kills;
     uint64_t read_bytes, write_bytes, read_ops, write_ops;
     uint64_t rx_bytes, tx_bytes;
+    uint64_t cache, bandwidth;
     uint64_t pids, start_us;
+    uint32_t rdt;
 };
 
 static const struct {
@@ -122,10 +124,11 @@ static const struct {
     bool seconds; /* the field is in microseconds */
     size_t offset;
     const char *help;
+    uint32_t rdt; /* only where that is measured: TELEMETRY_HAS_LLC, TELEMETRY_HAS_MBM */
 } live_families[] = {
 #define LIVE(name, type, seconds, field, help) \
     { \
-        "container_" name, type, seconds, offsetof(struct live_sum, field), help \
+        "container_" name, type, seconds, offsetof(struct live_sum, field), help, 0 \
     }
     LIVE("cpu_usage_seconds_total", TELEMETRY_COUNTER, true, cpu_us,
          "CPU time of a job's live runs."),
@@ -163,6 +166,11 @@ static const struct {
     LIVE("start_time_seconds", TELEMETRY_GAUGE, true, start_us,
          "UNIX time at which the oldest live run of a job started."),
 #undef LIVE
+    { "container_llc_occupancy_bytes", TELEMETRY_GAUGE, false, offsetof(struct live_sum, cache),
+      "Last level cache that a job's live runs hold.", TELEMETRY_HAS_LLC },
+    { "container_memory_bandwidth_bytes_total", TELEMETRY_COUNTER, false,
+      offsetof(struct live_sum, bandwidth),
+      "Bytes that a job's live runs moved to and from memory.", TELEMETRY_HAS_MBM },
 };
 
 static void live_add(struct live_sum *s, const struct telemetry_live *l)
@@ -186,6 +194,9 @@ static void live_add(struct live_sum *s, const struct telemetry_live *l)
     s->rx_bytes += l->now.net_rx_bytes;
     s->tx_bytes += l->now.net_tx_bytes;
     s->pids += l->now.pids;
+    s->cache += l->now.llc_bytes;
+    s->bandwidth += l->now.mbm_bytes;
+    s->rdt |= l->now.rdt;
     s->start_us = s->start_us == 0 || start < s->start_us ? start : s->start_us;
 }
 
@@ -203,6 +214,17 @@ static struct live_sum *live_find(struct live_sum *sums, size_t *n, size_t max, 
     }
     sums[max].job = STR("other");
     return &sums[max];
+}
+
+/* A family that no run of any job has figures for is left out. */
+static bool family_shown(const struct live_sum *sums, size_t n, uint32_t rdt)
+{
+    bool shown = rdt == 0;
+
+    for (size_t i = 0; i < n && !shown; i++) {
+        shown = (sums[i].rdt & rdt) != 0;
+    }
+    return shown;
 }
 
 int telemetry_prom_live(struct buf *out, const struct telemetry_live *runs, size_t n,
@@ -223,10 +245,16 @@ int telemetry_prom_live(struct buf *out, const struct telemetry_live *runs, size
     }
     for (size_t f = 0; used > 0 && f < ARRAY_LEN(live_families); f++) {
         const char *name = live_families[f].name;
+        if (!family_shown(sums, used, live_families[f].rdt)) {
+            continue;
+        }
         telemetry_prom_family(out, name, live_families[f].type, live_families[f].help);
         for (size_t i = 0; i < used; i++) {
             const struct telemetry_label label = { "job", sums[i].job };
             uint64_t v = 0;
+            if ((live_families[f].rdt & ~sums[i].rdt) != 0) {
+                continue;
+            }
             memcpy(&v, (const char *)&sums[i] + live_families[f].offset, sizeof(v));
             if (live_families[f].seconds) {
                 telemetry_prom_seconds(out, name, &label, 1, v);

@@ -105,6 +105,7 @@ int telemetry_read(const struct telemetry_fds *fds, enum telemetry_depth depth,
 {
     struct telemetry_reading r = { 0 };
     char text[READ_MAX];
+    uint32_t cut = 0;
 
     for (unsigned i = 0; i < TELEMETRY_FILE_COUNT; i++) {
         enum telemetry_file file = (enum telemetry_file)i;
@@ -115,10 +116,12 @@ int telemetry_read(const struct telemetry_fds *fds, enum telemetry_depth depth,
         do {
             n = pread(fds->fd[i], text, sizeof(text), 0);
         } while (n < 0 && errno == EINTR);
-        if (n >= 0) {
-            (void)telemetry_parse(file, (struct str){ text, (size_t)n }, &r);
+        int rc = n < 0 ? -EIO : telemetry_parse(file, (struct str){ text, (size_t)n }, &r);
+        if (rc != 0 && telemetry_file_rdt(file)) {
+            cut |= file < TELEMETRY_RDT_MBM ? TELEMETRY_HAS_LLC : TELEMETRY_HAS_MBM;
         }
     }
+    r.has &= ~cut; /* a sum that lacks a domain would look like a counter that went back */
     if (r.has == 0) {
         return -ENODATA;
     }

@@ -58,8 +58,16 @@ enum telemetry_file {
     TELEMETRY_NET_TX_BYTES,
     TELEMETRY_NET_RX_PACKETS,
     TELEMETRY_NET_TX_PACKETS,
+    /* Of the run's resctrl monitoring group, one file per cache domain: what it holds of the last
+     * level cache, and the bytes that it moved to and from memory. */
+    TELEMETRY_RDT_LLC,
+    TELEMETRY_RDT_LLC_LAST = TELEMETRY_RDT_LLC + 7,
+    TELEMETRY_RDT_MBM,
+    TELEMETRY_RDT_MBM_LAST = TELEMETRY_RDT_MBM + 7,
     TELEMETRY_FILE_COUNT
 };
+/* More domains than that are not measured: a machine has one per socket, as a rule. */
+enum { TELEMETRY_RDT_DOMAINS = 8, TELEMETRY_RDT_SETTLE_US = 200000 };
 
 struct telemetry_fds {
     int fd[TELEMETRY_FILE_COUNT]; /* -1: not there */
@@ -91,7 +99,9 @@ enum telemetry_part {
     TELEMETRY_HAS_PSI_MEMORY = 1 << 10,
     TELEMETRY_HAS_PSI_IO = 1 << 11,
     TELEMETRY_HAS_FAULTS = 1 << 12,
-    TELEMETRY_HAS_NET = 1 << 13
+    TELEMETRY_HAS_NET = 1 << 13,
+    TELEMETRY_HAS_LLC = 1 << 14, /* cache occupancy, of every domain that was opened */
+    TELEMETRY_HAS_MBM = 1 << 15  /* memory bandwidth, the same */
 };
 
 /* The kernel's counters as they stand, since the group was made. */
@@ -110,11 +120,16 @@ struct telemetry_reading {
     uint64_t pids;
     uint64_t psi_cpu_us, psi_memory_us, psi_io_us; /* "some" total */
     uint64_t net_rx_bytes, net_tx_bytes, net_rx_packets, net_tx_packets;
+    uint64_t llc_bytes; /* a gauge; sums over the domains */
+    uint64_t mbm_bytes;
 };
 
 /* Reads one file's text into r; lines that are missing, unknown or garbage are passed over. 0, or
- * -ENODATA when nothing in it was understood (r is unchanged then). */
+ * -ENODATA when nothing in it was understood (r is unchanged then). A file of a monitoring group
+ * adds to what r has of other domains; "Unavailable", "Unassigned" and "Error" are not understood.
+ */
 int telemetry_parse(enum telemetry_file file, struct str text, struct telemetry_reading *r);
+bool telemetry_file_rdt(enum telemetry_file file); /* a file of a monitoring group? */
 /* The file's name inside its group ("memory.peak"). Static text. */
 const char *telemetry_file_name(enum telemetry_file file);
 
@@ -138,7 +153,7 @@ int telemetry_read(const struct telemetry_fds *fds, enum telemetry_depth depth,
 int telemetry_peak_reset(const struct telemetry_fds *fds);
 
 /* now - base for every counter, never below 0 (a counter that went back counts from its new value);
- * gauges (mem_*, pids) are taken from now. has holds what both have. */
+ * gauges (mem_*, pids, llc_bytes) are taken from now. has holds what both have. */
 void telemetry_delta(const struct telemetry_reading *base, const struct telemetry_reading *now,
                      struct telemetry_reading *ret);
 
@@ -153,6 +168,9 @@ struct telemetry_sample {
     uint64_t io_read_bytes, io_write_bytes, io_read_ops, io_write_ops;
     uint64_t net_rx_bytes, net_tx_bytes;
     uint64_t pids;
+    uint64_t llc_bytes; /* last level cache held */
+    uint64_t mbm_bytes; /* moved to and from memory */
+    uint32_t rdt;       /* TELEMETRY_HAS_LLC, TELEMETRY_HAS_MBM: which of the two are known */
 };
 
 enum telemetry_peak_source {
@@ -178,6 +196,10 @@ struct telemetry_totals {
     uint64_t switches_voluntary,
         switches_involuntary; /* from the exit record; the caller sets them */
     uint64_t pids_peak;       /* sampled */
+    /* With TELEMETRY_HAS_LLC: over the samples from TELEMETRY_RDT_SETTLE_US on (until then the
+     * cache may hold lines of the run before), the mean weighted by time. */
+    uint64_t llc_mean_bytes, llc_max_bytes;
+    uint64_t mbm_bytes; /* with TELEMETRY_HAS_MBM */
     uint32_t samples;
 };
 
@@ -189,6 +211,7 @@ struct telemetry_meter {
     struct telemetry_sample last;
     uint64_t mem_peak, fixed_peak, pids_peak;
     uint64_t mem_kib_ms; /* sum of KiB x ms, saturating */
+    uint64_t llc_kib_ms, llc_us, llc_max;
     uint32_t samples;
     uint32_t has;
 };

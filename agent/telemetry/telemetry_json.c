@@ -45,6 +45,13 @@ void telemetry_totals_to_json(const struct telemetry_totals *t, struct json_w *w
     json_kv_u64(w, "switches_voluntary", t->switches_voluntary);
     json_kv_u64(w, "switches_involuntary", t->switches_involuntary);
     json_kv_u64(w, "pids_peak", t->pids_peak);
+    if ((t->has & TELEMETRY_HAS_LLC) != 0) {
+        json_kv_u64(w, "cache_mean_bytes", t->llc_mean_bytes);
+        json_kv_u64(w, "cache_max_bytes", t->llc_max_bytes);
+    }
+    if ((t->has & TELEMETRY_HAS_MBM) != 0) {
+        json_kv_u64(w, "memory_bandwidth_bytes", t->mbm_bytes);
+    }
     json_kv_u64(w, "samples", t->samples);
     json_w_end(w);
 }
@@ -71,6 +78,12 @@ void telemetry_sample_to_json(const struct telemetry_sample *s, struct json_w *w
     json_kv_u64(w, "network_rx_bytes", s->net_rx_bytes);
     json_kv_u64(w, "network_tx_bytes", s->net_tx_bytes);
     json_kv_u64(w, "pids", s->pids);
+    if ((s->rdt & TELEMETRY_HAS_LLC) != 0) {
+        json_kv_u64(w, "cache_bytes", s->llc_bytes);
+    }
+    if ((s->rdt & TELEMETRY_HAS_MBM) != 0) {
+        json_kv_u64(w, "memory_bandwidth_bytes", s->mbm_bytes);
+    }
     json_w_end(w);
 }
 

@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-enum { SYS_FDS_MAX = 24 }; /* descriptors in one message */
+enum { SYS_FDS_MAX = 48 }; /* descriptors in one message */
 
 /* A connected pair, close-on-exec. 0 or -Exxx. */
 int sys_seqpacket_pair(int ret_fds[2]);

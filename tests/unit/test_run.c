@@ -227,24 +227,30 @@ static void a_run(struct rng *g, struct run *r)
                                      (uint32_t)rng_below(g, 101) };
     if (rng_below(g, 2) == 0) {
         uint64_t us = UINT64_C(1) << 50;
-        r->usage = (struct run_usage){ 1,
-                                       (uint8_t)rng_below(g, RUN_PEAK_COUNT),
-                                       (uint32_t)some(g, UINT32_MAX),
-                                       some(g, us),
-                                       some(g, us),
-                                       some(g, us),
-                                       some(g, us),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, INT64_MAX),
-                                       some(g, 1000),
-                                       some(g, INT64_MAX) };
+        r->usage = (struct run_usage){ .measured = 1,
+                                       .peak_source = (uint8_t)rng_below(g, RUN_PEAK_COUNT),
+                                       .samples = (uint32_t)some(g, UINT32_MAX),
+                                       .cpu_user_us = some(g, us),
+                                       .cpu_system_us = some(g, us),
+                                       .cpu_total_us = some(g, us),
+                                       .cpu_throttled_us = some(g, us),
+                                       .memory_peak_bytes = some(g, INT64_MAX),
+                                       .memory_mean_bytes = some(g, INT64_MAX),
+                                       .io_read_bytes = some(g, INT64_MAX),
+                                       .io_write_bytes = some(g, INT64_MAX),
+                                       .io_read_ops = some(g, INT64_MAX),
+                                       .io_write_ops = some(g, INT64_MAX),
+                                       .oom_kills = some(g, INT64_MAX),
+                                       .network_rx_bytes = some(g, INT64_MAX),
+                                       .network_tx_bytes = some(g, INT64_MAX),
+                                       .network_rx_packets = some(g, 1000),
+                                       .network_tx_packets = some(g, INT64_MAX),
+                                       .cache_known = (uint8_t)rng_below(g, 2),
+                                       .bandwidth_known = (uint8_t)rng_below(g, 2),
+                                       .cache_class = (uint8_t)rng_below(g, RUN_CACHE_COUNT),
+                                       .cache_mean_bytes = some(g, INT64_MAX),
+                                       .cache_max_bytes = some(g, INT64_MAX),
+                                       .bandwidth_bytes = some(g, INT64_MAX) };
     }
     some_texts(g, r);
 }
@@ -286,6 +292,11 @@ static void records_round_trip(void **state)
         assert_string_equal(buf_cstr(&again), buf_cstr(&text));
         assert_memory_equal(&a.limits.memory_bytes, &b.limits.memory_bytes, 64);
         assert_int_equal(a.usage.cpu_total_us, b.usage.cpu_total_us);
+        assert_int_equal(a.limits.cache, b.limits.cache);
+        if (a.usage.cache_known) {
+            assert_int_equal(a.usage.cache_max_bytes, b.usage.cache_max_bytes);
+            assert_int_equal(a.usage.cache_class, b.usage.cache_class);
+        }
         assert_int_equal(a.created_us, b.created_us);
         assert_int_equal(a.owner, b.owner);
         assert_int_equal(a.holders_len, b.holders_len);

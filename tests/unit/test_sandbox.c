@@ -52,6 +52,7 @@ static struct sandbox_spec sample(void)
         .layers_len = ARRAY_LEN(layers),
         .payload = true,
         .limits = { .memory_bytes = 1u << 28,
+                    .cache = SANDBOX_CACHE_SENSITIVE,
                     .cpus_milli = 1500,
                     .cpu_weight = 250,
                     .pids = 64,
@@ -333,12 +334,21 @@ static void states(void **state)
                                  .slot = 7,
                                  .pid = 4711,
                                  .start_ticks = 99,
+                                 .peak_was_reset = true,
+                                 .rdt_group = 1024,
+                                 .cache = SANDBOX_CACHE_POLLUTER,
+                                 .base = { .mbm_bytes = 77, .llc_bytes = 78 },
                                  .layers_len = (uint32_t)s.layers_len };
     memcpy(in.layers, s.layers, s.layers_len * sizeof(*s.layers));
     size_t n = sandbox_state_encode(&in, bytes);
     assert_int_equal(sandbox_state_decode(bytes, n, &out), 0);
     assert_string_equal(in.boot_id, out.boot_id);
     assert_int_equal(out.pid, 4711);
+    assert_true(out.peak_was_reset && !out.nat);
+    assert_int_equal(out.rdt_group, 1024);
+    assert_int_equal(out.cache, SANDBOX_CACHE_POLLUTER);
+    assert_int_equal(out.base.mbm_bytes, 77);
+    assert_int_equal(out.base.llc_bytes, 78);
     assert_true(digest_eq(&in.layers[1], &out.layers[1]));
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(sandbox_state_decode(bytes, i, &out), -EBADMSG);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/telemetry/telemetry.h"
+#include "common/insist.h"
 #include "common/mem.h"
 #include "common/rng.h"
 
@@ -188,7 +189,7 @@ static void totals_never_fall(void **state)
             assert_true(s.cpu_user_us >= last.cpu_user_us && s.cpu_system_us >= last.cpu_system_us);
             assert_true(s.io_read_bytes >= last.io_read_bytes &&
                         s.io_write_ops >= last.io_write_ops);
-            assert_true(s.throttled_us >= last.throttled_us);
+            assert_true(s.throttled_us >= last.throttled_us && s.mbm_bytes >= last.mbm_bytes);
             last = s;
         }
         fill(&rng, &r);
@@ -197,7 +198,72 @@ static void totals_never_fall(void **state)
         assert_true(t.mem_mean_bytes <= t.mem_peak_bytes ||
                     t.mem_peak_source == TELEMETRY_PEAK_NONE);
         assert_int_equal(t.samples, 10);
+        assert_true(t.mbm_bytes >= last.mbm_bytes && t.llc_mean_bytes <= t.llc_max_bytes);
     }
+}
+
+/* A monitoring group: two domains are added up, words are no numbers. */
+static void cache_files(void **state)
+{
+    static const char *const none[] = { "Unavailable\n", "Error\n", "Unassigned\n", "", "-1\n" };
+    const enum telemetry_file second_llc = (enum telemetry_file)(TELEMETRY_RDT_LLC + 1);
+    struct telemetry_reading r = { .has = 0 };
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(none); i++) {
+        assert_int_equal(telemetry_parse(TELEMETRY_RDT_LLC, str_of(none[i]), &r), -ENODATA);
+        assert_int_equal(telemetry_parse(TELEMETRY_RDT_MBM_LAST, str_of(none[i]), &r), -ENODATA);
+    }
+    assert_int_equal(r.has, 0);
+    assert_int_equal(telemetry_parse(TELEMETRY_RDT_LLC, STR("32440320\n"), &r), 0);
+    assert_int_equal(telemetry_parse(second_llc, STR("1000\n"), &r), 0);
+    assert_int_equal(telemetry_parse(TELEMETRY_RDT_MBM, STR("264830976\n"), &r), 0);
+    assert_int_equal(r.llc_bytes, 32441320);
+    assert_int_equal(r.mbm_bytes, 264830976);
+    assert_int_equal(r.has, TELEMETRY_HAS_LLC | TELEMETRY_HAS_MBM);
+    assert_string_equal(telemetry_file_name(second_llc), "llc_occupancy");
+    assert_string_equal(telemetry_file_name(TELEMETRY_RDT_MBM_LAST), "mbm_total_bytes");
+}
+
+static void cache_of_a_run(void **state)
+{
+    const uint32_t has = TELEMETRY_HAS_LLC | TELEMETRY_HAS_MBM;
+    struct telemetry_reading r = { .has = has, .llc_bytes = 64 << 20, .mbm_bytes = 5000 };
+    struct telemetry_meter m;
+    struct telemetry_sample s;
+    struct telemetry_totals t;
+    (void)state;
+
+    telemetry_meter_init(&m, &r, 0, true);
+    /* What the run before left in the cache is not told. */
+    telemetry_meter_add(&m, &r, 100000, &s);
+    assert_int_equal(s.rdt, TELEMETRY_HAS_MBM);
+    assert_int_equal(s.llc_bytes, 0);
+    telemetry_meter_end(&m, NULL, 100000, &t);
+    assert_int_equal(t.has & has, TELEMETRY_HAS_MBM);
+    r.llc_bytes = 8 << 20;
+    r.mbm_bytes = 6000;
+    telemetry_meter_add(&m, &r, 1100000, &s);
+    assert_int_equal(s.llc_bytes, 8 << 20);
+    assert_int_equal(s.mbm_bytes, 1000);
+    /* A reading without them leaves both as they are, and weighs nothing. */
+    telemetry_meter_add(&m, &(const struct telemetry_reading){ .has = 0 }, 2100000, &s);
+    assert_int_equal(s.llc_bytes, 8 << 20);
+    r.llc_bytes = 4 << 20;
+    r.mbm_bytes = 200; /* went back: counts from its new value, and the total never falls */
+    telemetry_meter_add(&m, &r, 3100000, &s);
+    assert_int_equal(s.mbm_bytes, 1000);
+    telemetry_meter_end(&m, NULL, 3100000, &t);
+    assert_int_equal(t.has & has, has);
+    assert_int_equal(t.llc_max_bytes, 8 << 20);
+    assert_int_equal(t.llc_mean_bytes, 6 << 20);
+    assert_int_equal(t.mbm_bytes, 1000);
+    /* One without a number before the run has no difference. */
+    r.has = TELEMETRY_HAS_LLC;
+    telemetry_meter_init(&m, &r, 0, true);
+    r.has = has;
+    telemetry_meter_add(&m, &r, 300000, &s);
+    assert_int_equal(s.rdt, TELEMETRY_HAS_LLC);
 }
 
 static void a_run_in_a_used_group(void **state)
@@ -411,6 +477,8 @@ int main(void)
         cmocka_unit_test(reads_v1),
         cmocka_unit_test(garbage_changes_nothing),
         cmocka_unit_test(totals_never_fall),
+        cmocka_unit_test(cache_files),
+        cmocka_unit_test(cache_of_a_run),
         cmocka_unit_test(a_run_in_a_used_group),
         cmocka_unit_test(a_short_run),
         cmocka_unit_test(series_halves),
