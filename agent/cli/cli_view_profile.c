@@ -154,7 +154,13 @@ static void limits(struct cli_view *v, const struct json *root)
         add_bytes(v->out, "cache   mean ", cache, "mean_bytes");
         add_bytes(v->out, ", most ", cache, "max_bytes");
         add_bytes(v->out, ", memory traffic ", cache, "bandwidth_bytes");
-        (void)buf_addc(v->out, '\n');
+        (void)buf_adds(v->out, "\n        class ");
+        cli_text_safe(v->out, cli_json_str(cache, "class"));
+        (void)buf_addf(v->out, ": twice the cache is %+.1f %% of time (give or take %.1f)",
+                       -100 * cli_json_num(cache, "elasticity"),
+                       100 * cli_json_num(cache, "elasticity_error"));
+        add_bytes(v->out, ", ", cache, "bandwidth_per_cpu_second");
+        (void)buf_addf(v->out, " per processor second, %.0f runs\n", cli_json_num(cache, "runs"));
     }
 }
 

@@ -143,9 +143,12 @@ struct run_policy {
     struct run_exit_rule exit_rules[RUN_EXIT_RULES_MAX];
 };
 
+enum { RUN_KNOWS_CACHE = 1, RUN_KNOWS_BANDWIDTH = 2 };
 struct run_usage {
     uint8_t measured;    /* 0: the JSON says "resources": null */
     uint8_t peak_source; /* enum run_peak */
+    uint8_t knows;       /* RUN_KNOWS_… bits: what the processor told */
+    uint8_t cache_class; /* enum run_cache: of service, that it ran in */
     uint32_t samples;
     uint64_t cpu_user_us, cpu_system_us, cpu_total_us, cpu_throttled_us;
     uint64_t memory_peak_bytes, memory_mean_bytes;
@@ -153,10 +156,8 @@ struct run_usage {
     uint64_t oom_kills;
     /* Of its own network; 0 on the machine's, which nobody can tell apart. */
     uint64_t network_rx_bytes, network_tx_bytes, network_rx_packets, network_tx_packets;
-    /* Last level cache held and bytes moved to and from memory, where the processor tells. */
-    uint8_t cache_known, bandwidth_known;
-    uint8_t cache_class; /* enum run_cache: of service, that it ran in */
-    uint64_t cache_mean_bytes, cache_max_bytes, bandwidth_bytes;
+    uint32_t cache_mean_kib, cache_max_kib; /* of the last level, with RUN_KNOWS_CACHE */
+    uint64_t bandwidth_bytes;               /* to and from memory, with RUN_KNOWS_BANDWIDTH */
 };
 
 struct run {

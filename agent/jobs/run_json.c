@@ -99,14 +99,14 @@ static void w_usage(struct json_w *w, const struct run_usage *u)
     json_kv_u64(w, "network_tx_bytes", u->network_tx_bytes);
     json_kv_u64(w, "network_rx_packets", u->network_rx_packets);
     json_kv_u64(w, "network_tx_packets", u->network_tx_packets);
-    if (u->cache_known) {
-        json_kv_u64(w, "cache_mean_bytes", u->cache_mean_bytes);
-        json_kv_u64(w, "cache_max_bytes", u->cache_max_bytes);
+    if ((u->knows & RUN_KNOWS_CACHE) != 0) {
+        json_kv_u64(w, "cache_mean_bytes", (uint64_t)u->cache_mean_kib << 10);
+        json_kv_u64(w, "cache_max_bytes", (uint64_t)u->cache_max_kib << 10);
     }
-    if (u->bandwidth_known) {
+    if ((u->knows & RUN_KNOWS_BANDWIDTH) != 0) {
         json_kv_u64(w, "memory_bandwidth_bytes", u->bandwidth_bytes);
     }
-    if (u->cache_known || u->bandwidth_known || u->cache_class != RUN_CACHE_DEFAULT) {
+    if (u->knows != 0 || u->cache_class != RUN_CACHE_DEFAULT) {
         json_kv_cstr(w, "cache_class", run_cache_name((enum run_cache)u->cache_class));
     }
     json_kv_u64(w, "oom_kills", u->oom_kills);
@@ -430,6 +430,7 @@ static void r_limits(struct reader *up, struct run_limits *l)
 
 static void r_usage(struct reader *up, struct run_usage *u)
 {
+    static const uint64_t cache_max = (uint64_t)UINT32_MAX << 10;
     const struct json *o = r_get(up, "resources");
     struct reader rd = { o, up->e, up->r };
 
@@ -452,10 +453,10 @@ static void r_usage(struct reader *up, struct run_usage *u)
     u->network_tx_bytes = r_u64(&rd, "network_tx_bytes", INT64_MAX);
     u->network_rx_packets = r_u64(&rd, "network_rx_packets", INT64_MAX);
     u->network_tx_packets = r_u64(&rd, "network_tx_packets", INT64_MAX);
-    u->cache_known = r_get(&rd, "cache_max_bytes") != NULL;
-    u->cache_mean_bytes = r_u64(&rd, "cache_mean_bytes", INT64_MAX);
-    u->cache_max_bytes = r_u64(&rd, "cache_max_bytes", INT64_MAX);
-    u->bandwidth_known = r_get(&rd, "memory_bandwidth_bytes") != NULL;
+    u->knows = r_get(&rd, "cache_max_bytes") != NULL ? RUN_KNOWS_CACHE : 0;
+    u->cache_mean_kib = (uint32_t)(r_u64(&rd, "cache_mean_bytes", cache_max) >> 10);
+    u->cache_max_kib = (uint32_t)(r_u64(&rd, "cache_max_bytes", cache_max) >> 10);
+    u->knows |= r_get(&rd, "memory_bandwidth_bytes") != NULL ? RUN_KNOWS_BANDWIDTH : 0;
     u->bandwidth_bytes = r_u64(&rd, "memory_bandwidth_bytes", INT64_MAX);
     u->cache_class = r_name(&rd, "cache_class", name_cache, RUN_CACHE_COUNT, RUN_CACHE_DEFAULT);
     u->oom_kills = r_u64(&rd, "oom_kills", INT64_MAX);

@@ -17,6 +17,7 @@ struct reservation {
     struct ulid id; /* the map's key */
     uint32_t attempt;
     uint64_t memory_bytes;
+    enum run_cache cache;
 };
 
 static const struct {
@@ -107,14 +108,17 @@ static struct str id_key(const struct ulid *id)
 }
 
 /* Takes room; also more than there is, for a run that is alive already. */
-static int hold(struct node_core *c, struct ulid id, uint32_t attempt, uint64_t memory_bytes)
+static int hold(struct node_core *c, struct ulid id, uint32_t attempt, uint64_t memory_bytes,
+                enum run_cache cache)
 {
     struct reservation *r = mem_zalloc(sizeof *r);
 
     if (r == NULL) {
         return -ENOMEM;
     }
-    *r = (struct reservation){ .id = id, .attempt = attempt, .memory_bytes = memory_bytes };
+    *r = (struct reservation){
+        .id = id, .attempt = attempt, .memory_bytes = memory_bytes, .cache = cache
+    };
     int rc = map_add(&c->held, id_key(&r->id), r);
     if (rc != 0) {
         mem_free(r);
@@ -122,7 +126,15 @@ static int hold(struct node_core *c, struct ulid id, uint32_t attempt, uint64_t 
     }
     c->slots_used++;
     c->memory_used += memory_bytes;
+    c->cache_used[cache]++;
     return 0;
+}
+
+static enum run_cache cache_of(const struct route_request *req)
+{
+    return req->cache_sensitive ? RUN_CACHE_SENSITIVE
+           : req->pollutes      ? RUN_CACHE_POLLUTER
+                                : RUN_CACHE_DEFAULT;
 }
 
 static bool give_back(struct node_core *c, struct ulid id, uint32_t attempt)
@@ -136,6 +148,7 @@ static bool give_back(struct node_core *c, struct ulid id, uint32_t attempt)
     INSIST(c->slots_used > 0 && c->memory_used >= r->memory_bytes);
     c->slots_used--;
     c->memory_used -= r->memory_bytes;
+    c->cache_used[r->cache]--;
     mem_free(r);
     return true;
 }
@@ -203,8 +216,10 @@ static void job_event(struct node_core *c, const struct job_event *ev, struct no
         map_get(&c->held, id_key(&ev->id)) == NULL) {
         struct run run;
         /* It was alive before we were. Without memory for the note it is simply not counted. */
-        uint64_t memory = job_core_run(c->jobs, ev->id, &run) ? node_reserve_of(&run.limits) : 0;
-        (void)hold(c, ev->id, ev->attempt, memory);
+        bool known = job_core_run(c->jobs, ev->id, &run);
+        (void)hold(c, ev->id, ev->attempt, known ? node_reserve_of(&run.limits) : 0,
+                   known && run.limits.cache < RUN_CACHE_COUNT ? (enum run_cache)run.limits.cache
+                                                               : RUN_CACHE_DEFAULT);
     }
     if (grow != 0) {
         result = *ev->result;
@@ -229,6 +244,8 @@ struct route_candidate node_core_self(const struct node_core *c)
         .cpu_milli = c->room.cpu_milli,
         .slots = c->room.slots,
         .slots_free = free_slots,
+        .polluters = c->cache_used[RUN_CACHE_POLLUTER],
+        .sensitive = c->cache_used[RUN_CACHE_SENSITIVE],
         .arch = c->class_self.arch,
         .isa = c->class_self.isa,
         .cold_us = NODE_COLD_US,
@@ -397,7 +414,7 @@ static void place(struct node_core *c, const struct node_event *ev, struct node_
         c->wanted_ms = c->now_ms + WANTED_MS;
     }
     if (fx->decision.chosen == 0 &&
-        hold(c, answer.id, answer.attempt, ev->request.memory_bytes) == 0) {
+        hold(c, answer.id, answer.attempt, ev->request.memory_bytes, cache_of(&ev->request)) == 0) {
         answer.type = JOB_EV_PLACED;
         answer.node = c->name;
     } else if (!fx->decision.possible && c->now_ms >= c->settled_ms &&
@@ -465,7 +482,8 @@ static void guest(struct node_core *c, const struct node_event *ev, struct node_
     }
     if (ev->type == NODE_EV_GUEST_BACK) {
         fx->guest = NODE_GUEST_TAKEN;
-        (void)hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes);
+        (void)hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes,
+                   cache_of(&ev->request));
         return;
     }
     route_decide(&ev->request, &self, 1, &verdict, &decision);
@@ -474,7 +492,8 @@ static void guest(struct node_core *c, const struct node_event *ev, struct node_
     } else if (!decision.possible) {
         fx->guest = NODE_GUEST_IMPOSSIBLE;
     } else if (decision.chosen != 0 || is_wanted(c) ||
-               hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes) != 0) {
+               hold(c, ev->job.id, ev->job.attempt, ev->request.memory_bytes,
+                    cache_of(&ev->request)) != 0) {
         fx->guest = NODE_GUEST_BUSY;
     } else {
         fx->guest = NODE_GUEST_TAKEN;
@@ -574,6 +593,8 @@ void node_core_load(const struct node_core *c, struct node_peer *ret)
         .room = c->room,
         .slots_free = is_wanted(c) ? 0 : self.slots_free,
         .memory_free_bytes = self.memory_free_bytes,
+        .polluters = self.polluters,
+        .sensitive = self.sensitive,
         .facts = c->facts,
         .facts_len = c->facts_len,
     };

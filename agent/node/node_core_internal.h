@@ -29,7 +29,8 @@ struct node_core {
     struct map held; /* struct reservation by run id */
     unsigned slots_used;
     uint64_t memory_used;
-    uint64_t run_us; /* how long runs take: a moving mean; 0: none has ended */
+    unsigned cache_used[RUN_CACHE_COUNT]; /* of slots_used, by their class of cache */
+    uint64_t run_us;                      /* how long runs take: a moving mean; 0: none has ended */
     uint64_t now_ms;
     uint64_t settle_ms;  /* as configured */
     uint64_t settled_ms; /* when that is over; 0: not begun */

@@ -75,7 +75,8 @@ struct node_peer {
     size_t facts_len;
     unsigned slots_free; /* LOAD */
     uint64_t memory_free_bytes;
-    uint64_t wait_us; /* expected by it until a slot is free */
+    unsigned polluters, sensitive; /* LOAD: runs there, by their class of cache */
+    uint64_t wait_us;              /* expected by it until a slot is free */
     uint64_t age_ms;
     const uint64_t *images; /* IMAGES: node_image_hash() of what it holds, in any order */
     size_t images_len;

@@ -230,6 +230,8 @@ bool node_core_peer_set(struct node_core *c, const struct node_peer *p)
         peer->p.slots_free = p->slots_free;
         peer->p.memory_free_bytes = p->memory_free_bytes;
         peer->p.wait_us = p->wait_us;
+        peer->p.polluters = p->polluters;
+        peer->p.sensitive = p->sensitive;
         peer->seen_ms = c->now_ms > p->age_ms ? c->now_ms - p->age_ms : 0;
         peer->blocked_ms = 0;
         if (peer->seen_ms >= peer->probed_ms) {
@@ -303,6 +305,8 @@ size_t node_core_candidates(struct node_core *c, uint64_t image)
                           : probed ? p->probe_slots_free
                                    : p->p.slots_free,
             .wait_us = (probed ? p->probe_wait_us : p->p.wait_us) + NODE_FORWARD_US,
+            .polluters = p->p.polluters,
+            .sensitive = p->p.sensitive,
             .cold_us = NODE_COLD_US,
             .age_us = age_ms(c, probed ? p->probed_ms : p->seen_ms) * 1000,
             .facts = p->p.facts,

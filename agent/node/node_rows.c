@@ -41,6 +41,12 @@ void node_load_write(struct buf *out, const struct node_load *l)
     json_kv_u64(&w, "run", l->running);
     json_kv_u64(&w, "act", l->active);
     json_kv_u64(&w, "q", l->queued);
+    if (l->polluters != 0) {
+        json_kv_u64(&w, "pol", l->polluters);
+    }
+    if (l->sensitive != 0) {
+        json_kv_u64(&w, "sens", l->sensitive);
+    }
     if (l->draining) {
         json_kv_bool(&w, "drain", true);
     }
@@ -51,7 +57,7 @@ int node_load_parse(struct str text, struct node_load *ret, struct err *e)
 {
     AUTO_JSON struct json_doc *doc = NULL;
     struct node_load l = { .draining = false };
-    uint64_t v[4] = { 0 };
+    uint64_t v[6] = { 0 };
     int rc = object_of(text, &doc, e);
 
     if (rc != 0) {
@@ -66,11 +72,15 @@ int node_load_parse(struct str text, struct node_load *ret, struct err *e)
     (void)u64_of(root, "run", UINT32_MAX, &v[1]);
     (void)u64_of(root, "act", UINT32_MAX, &v[2]);
     (void)u64_of(root, "q", UINT32_MAX, &v[3]);
+    (void)u64_of(root, "pol", SANDBOX_SLOTS_MAX, &v[4]);
+    (void)u64_of(root, "sens", SANDBOX_SLOTS_MAX, &v[5]);
     (void)json_bool(json_get(root, "drain"), &l.draining);
     l.slots_free = (unsigned)v[0];
     l.running = (unsigned)v[1];
     l.active = (unsigned)v[2];
     l.queued = (unsigned)v[3];
+    l.polluters = (unsigned)v[4];
+    l.sensitive = (unsigned)v[5];
     *ret = l;
     return 0;
 }

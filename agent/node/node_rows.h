@@ -26,6 +26,7 @@ struct node_load {
     uint64_t memory_free_bytes;
     uint64_t wait_us;
     unsigned running, active, queued;
+    unsigned polluters, sensitive; /* runs there, by their class of cache */
     bool draining;
 };
 void node_load_write(struct buf *out, const struct node_load *l);

@@ -23,7 +23,9 @@ void node_request_of(const struct run *run, const struct job *job, struct str te
                                    .memory_limit_bytes = run->limits.memory_bytes,
                                    .cpu_milli = (uint32_t)run->limits.cpus_milli,
                                    .require = texts,
-                                   .prefer = texts + JOB_REQUIRE_MAX };
+                                   .prefer = texts + JOB_REQUIRE_MAX,
+                                   .cache_sensitive = run->limits.cache == RUN_CACHE_SENSITIVE,
+                                   .pollutes = run->limits.cache == RUN_CACHE_POLLUTER };
     for (size_t i = 0; i < job->require.n && i < JOB_REQUIRE_MAX; i++) {
         texts[i] = str_of(job->require.v[i]);
         ret->require_len = i + 1;
@@ -300,6 +302,11 @@ _Static_assert((int)RUN_CACHE_SENSITIVE == (int)SANDBOX_CACHE_SENSITIVE &&
                    (int)RUN_CACHE_COUNT == (int)SANDBOX_CACHE_CLASSES,
                "the same classes in the same order");
 
+static uint32_t kib_of(uint64_t bytes)
+{
+    return bytes >> 10 < UINT32_MAX ? (uint32_t)(bytes >> 10) : UINT32_MAX;
+}
+
 static void usage_of(const struct sandbox_result *r, const struct telemetry_totals *t,
                      struct run_usage *u)
 {
@@ -337,10 +344,10 @@ static void usage_of(const struct sandbox_result *r, const struct telemetry_tota
     u->network_rx_packets = t->net_rx_packets;
     u->network_tx_packets = t->net_tx_packets;
     u->oom_kills = t->oom_kills;
-    u->cache_known = (t->has & TELEMETRY_HAS_LLC) != 0;
-    u->cache_mean_bytes = t->llc_mean_bytes;
-    u->cache_max_bytes = t->llc_max_bytes;
-    u->bandwidth_known = (t->has & TELEMETRY_HAS_MBM) != 0;
+    u->knows = (uint8_t)(((t->has & TELEMETRY_HAS_LLC) != 0 ? RUN_KNOWS_CACHE : 0) |
+                         ((t->has & TELEMETRY_HAS_MBM) != 0 ? RUN_KNOWS_BANDWIDTH : 0));
+    u->cache_mean_kib = kib_of(t->llc_mean_bytes);
+    u->cache_max_kib = kib_of(t->llc_max_bytes);
     u->bandwidth_bytes = t->mbm_bytes;
 }
 

@@ -74,6 +74,8 @@ static void load_came(struct node *n, const struct table_row_view *row)
         ev.peer.slots_free = l.slots_free;
         ev.peer.memory_free_bytes = l.memory_free_bytes;
         ev.peer.wait_us = l.wait_us;
+        ev.peer.polluters = l.polluters;
+        ev.peer.sensitive = l.sensitive;
         ev.peer.age_ms = age_of(row);
         node_feed(n, &ev);
     }
@@ -263,6 +265,8 @@ static void publish_load(struct node *n)
         .slots_free = self.slots_free,
         .memory_free_bytes = self.memory_free_bytes,
         .wait_us = self.wait_us,
+        .polluters = self.polluters,
+        .sensitive = self.sensitive,
         .running = (unsigned)node_running(n),
         .active = node_core_slots_used(n->core),
         .queued = (unsigned)counts.queued,

@@ -19,6 +19,9 @@ _Static_assert((int)ROUTE_LEARNED == (int)SETTINGS_POLICY_LEARNED &&
                    (int)ROUTE_POWER_OF_TWO == (int)SETTINGS_POLICY_POWER_OF_TWO &&
                    (int)ROUTE_RANDOM == (int)SETTINGS_POLICY_RANDOM,
                "the same policies in the same order");
+_Static_assert((int)ROUTE_CACHE_SENSITIVE == (int)RUN_CACHE_SENSITIVE &&
+                   (int)ROUTE_CACHE_POLLUTER == (int)RUN_CACHE_POLLUTER,
+               "the same classes in the same order");
 
 int node_learn_init(struct node *n, struct err *e)
 {
@@ -181,6 +184,15 @@ static uint64_t weight_asked(uint64_t cpus_milli)
                                            : weight;
 }
 
+/* The class of cache that its measurements speak for. */
+static uint8_t cache_of(const struct route_totals *known)
+{
+    struct route_cache_use use;
+
+    route_cache_decide(known, &use);
+    return (uint8_t)use.class;
+}
+
 void node_learn_size(struct node *n, struct run *run)
 {
     struct route_size_ask ask = ask_of(n, run->limits.memory_bytes);
@@ -190,6 +202,7 @@ void node_learn_size(struct node *n, struct run *run)
     uint64_t cpus = run->limits.cpus_milli;
 
     run->limits.cpu_weight = weight_asked(cpus != n->settings.sandbox.cpus_milli ? cpus : 0);
+    run->limits.cache = RUN_CACHE_DEFAULT;
     if (n->settings.routing.policy != SETTINGS_POLICY_LEARNED) {
         return;
     }
@@ -198,6 +211,9 @@ void node_learn_size(struct node *n, struct run *run)
         return; /* the default will do */
     }
     bool any = route_learn_totals(n->learn, node_profile_name(run), run->revision, known);
+    if (any) {
+        run->limits.cache = cache_of(known);
+    }
     /* Other jobs' needs say little of this one's: never less than the default for a first run. */
     route_size_decide(any ? known : NULL, 0, &ask, &size);
     if (run->limits.cpu_weight == 0) {

@@ -142,6 +142,8 @@ static void candidate_to_json(struct json_w *w, const struct route_request *req,
     json_kv_u64(w, "queued", c->queued);
     json_kv_u64(w, "slots_free", c->slots_free);
     json_kv_u64(w, "memory_free_bytes", c->memory_free_bytes);
+    json_kv_u64(w, "polluters", c->polluters);
+    json_kv_u64(w, "cache_sensitive", c->sensitive);
     json_w_end(w);
 }
 
@@ -183,6 +185,9 @@ void route_to_json(struct json_w *w, const struct route_request *req,
         json_kv_str(w, "waits_for", candidates[decision->hold].node);
     }
     json_kv_bool(w, "possible", decision->possible);
+    if (req->cache_sensitive || req->pollutes) {
+        json_kv_cstr(w, "cache_class", req->cache_sensitive ? "sensitive" : "polluter");
+    }
     if (req->isa != 0) {
         level(w, "image_needs", req->isa);
     }

@@ -75,6 +75,8 @@ struct route_totals {
     double weight;      /* measured runs, decayed */
     double cpu_s, read_bytes, write_bytes, io_ops;
     double cache_weight, cache_mean, cache_max, bandwidth;
+    /* Centred sums of "time over cache held", each row about its own mean. */
+    double line_n, line_xx, line_xy;
     double margin; /* of the rows, weighted; the first one when none has any */
     struct route_dense memory, cores;
 };

@@ -25,6 +25,12 @@ static void totals_add(struct route_totals *t, const struct route_row *r, uint64
     t->cache_mean += f * (double)r->cache_mean;
     t->cache_max += f * (double)r->cache_max;
     t->bandwidth += f * (double)r->bandwidth;
+    if (r->cache_n > 0) {
+        double xx = r->cache_xx - r->cache_x * r->cache_x / r->cache_n;
+        t->line_n += f * r->cache_n;
+        t->line_xx += f * (xx > 0 ? xx : 0);
+        t->line_xy += f * (r->cache_xy - r->cache_x * r->cache_y / r->cache_n);
+    }
     route_dense_add(&t->memory, &r->memory, fh);
     route_dense_add(&t->cores, &r->cores, fh);
 }
@@ -171,6 +177,8 @@ static void class_to_json(struct json_w *w, const struct route_posterior *m,
 static void usage_to_json(struct json_w *w, const struct route_totals *t,
                           const struct route_size *size)
 {
+    struct route_cache_use use;
+
     json_w_key(w, "cpu");
     json_w_obj(w);
     json_kv_real(w, "seconds", per(t->cpu_s, t->weight), 6);
@@ -198,6 +206,12 @@ static void usage_to_json(struct json_w *w, const struct route_totals *t,
     json_kv_real(w, "mean_bytes", per(t->cache_mean, t->cache_weight), 0);
     json_kv_real(w, "max_bytes", per(t->cache_max, t->cache_weight), 0);
     json_kv_real(w, "bandwidth_bytes", per(t->bandwidth, t->cache_weight), 0);
+    route_cache_decide(t, &use);
+    json_kv_real(w, "bandwidth_per_cpu_second", use.per_cpu_s, 0);
+    json_kv_real(w, "runs", use.runs, 1);
+    json_kv_real(w, "elasticity", use.elasticity, 3);
+    json_kv_real(w, "elasticity_error", use.error, 3);
+    json_kv_cstr(w, "class", route_cache_name(use.class));
     json_w_end(w);
 }
 

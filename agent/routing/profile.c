@@ -10,6 +10,8 @@ static const float margin_down = 0.01F;
 enum { MARGIN_WINDOW = 500 };
 
 /* What one attempt may add at most, so that a counter gone wild stays a bounded lie. */
+static const double cache_mib_min = 1.0 / 64;
+static const double cache_mib_max = 1 << 20;
 static const double cpu_s_max = 1e8;
 static const double bytes_max = 1e15;
 
@@ -50,6 +52,11 @@ void route_row_age(struct route_row *r, uint64_t tick)
     r->cache_mean *= ff;
     r->cache_max *= ff;
     r->bandwidth *= ff;
+    r->cache_n *= f;
+    r->cache_x *= f;
+    r->cache_y *= f;
+    r->cache_xx *= f;
+    r->cache_xy *= f;
     double fh = route_decay_hist(tick - r->tick);
     route_hist_scale(&r->memory, fh);
     route_hist_scale(&r->cores, fh);
@@ -70,6 +77,21 @@ static void margin_tune(struct route_row *r, bool killed, uint64_t tick)
         r->margin_tick = tick;
     }
     r->margin = (float)held((double)r->margin, (double)margin_min, (double)margin_max);
+}
+
+/* One point of the line "time over cache held". */
+static void add_cache_point(struct route_row *r, const struct route_observation *o, double y)
+{
+    if (!o->has_cache) {
+        return;
+    }
+    double mib = held((double)o->cache_mean_bytes / 1048576, cache_mib_min, cache_mib_max);
+    double x = route_ln(mib) / route_ln(2);
+    r->cache_n += 1;
+    r->cache_x += x;
+    r->cache_y += y;
+    r->cache_xx += x * x;
+    r->cache_xy += x * y;
 }
 
 static void add_usage(struct route_row *r, const struct route_observation *o)
@@ -125,5 +147,6 @@ void route_row_add(struct route_row *r, const struct route_observation *o, uint6
         r->n += 1;
         r->sum += y;
         r->square += y * y;
+        add_cache_point(r, o, y);
     }
 }

@@ -91,10 +91,13 @@ struct route_row {
     float cache_weight;            /* attempts with cache readings */
     float cache_mean, cache_max;   /* last level cache bytes held */
     float bandwidth;               /* memory bandwidth bytes */
-    float margin;                  /* memory margin, tuned by what was killed: size.h */
-    uint64_t margin_tick;          /* when it was last lowered */
-    struct route_hist memory;      /* need of memory; weights halve every 200 ticks */
-    struct route_hist cores;       /* processors used: cpu / elapsed; the same */
+    /* Of runs with both a learned time and cache readings: x is log2 of the MiB held in the mean, y
+     * as above. Their slope is how much the job gains by cache: size.h. */
+    double cache_n, cache_x, cache_y, cache_xx, cache_xy;
+    float margin;             /* memory margin, tuned by what was killed: size.h */
+    uint64_t margin_tick;     /* when it was last lowered */
+    struct route_hist memory; /* need of memory; weights halve every 200 ticks */
+    struct route_hist cores;  /* processors used: cpu / elapsed; the same */
 };
 
 enum route_outcome {

@@ -6,12 +6,12 @@
 #include "common/cur.h"
 
 /* The value, little endian:
- *   u8 version = 1, u8 feature bits, f32 llc_mib, f32 ghz,
+ *   u8 version = 2, u8 feature bits, f32 llc_mib, f32 ghz,
  *   u64 runs, u64 oom, u64 tick, f64 n, f64 sum, f64 square,
  *   f32 weight, cpu_s, read, write, ops, cache_weight, cache_mean, cache_max, bandwidth, margin,
- *   u64 margin_tick,
+ *   u64 margin_tick, f64 cache_n, cache_x, cache_y, cache_xx, cache_xy (not in version 1),
  *   2 histograms (memory, cores): u8 count, then count times u16 bucket, f32 weight; ascending. */
-enum { VERSION = 1, FEATURE_BITS_ALL = 15 };
+enum { VERSION = 2, VERSION_OLD = 1, FEATURE_BITS_ALL = 15 };
 
 /* 1 / (1 - 0.998) is 500; a little room for roundings. */
 static const double weight_max = 520;
@@ -63,6 +63,11 @@ void route_row_encode(const struct route_row *r, struct buf *out)
         add_f32(out, rest[i]);
     }
     (void)buf_add_le64(out, r->margin_tick);
+    add_f64(out, r->cache_n);
+    add_f64(out, r->cache_x);
+    add_f64(out, r->cache_y);
+    add_f64(out, r->cache_xx);
+    add_f64(out, r->cache_xy);
     add_hist(out, &r->memory);
     add_hist(out, &r->cores);
 }
@@ -143,6 +148,23 @@ static void get_rest(struct cur *c, struct route_row *r)
     r->margin_tick = get_count(c, count_max);
 }
 
+/* |x| is at most 20: 2^20 MiB. */
+static void get_cache_line(struct cur *c, struct route_row *r)
+{
+    static const double x_max = 20;
+
+    r->cache_n = get_f64(c, 0, weight_max);
+    r->cache_x = get_f64(c, -weight_max * x_max, weight_max * x_max);
+    r->cache_y = get_f64(c, -weight_max * y_max, weight_max * y_max);
+    r->cache_xx = get_f64(c, 0, weight_max * x_max * x_max);
+    r->cache_xy = get_f64(c, -weight_max * x_max * y_max, weight_max * x_max * y_max);
+    /* Cauchy-Schwarz: no sums of n points otherwise. */
+    double slack = 1e-6 * (1 + r->cache_n) * x_max * x_max;
+    if (r->cache_x * r->cache_x > r->cache_n * r->cache_xx + slack) {
+        c->failed = true;
+    }
+}
+
 /* Can these be n weights, their y's sum and their squares' sum? (Cauchy-Schwarz, with roundings.)
  */
 static bool sums_hold(const struct route_row *r)
@@ -162,7 +184,8 @@ int route_row_decode(struct str value, struct route_row *ret, struct err *e)
         return err_say(e, -EINVAL, "a profile row has at most %d bytes", ROUTE_VALUE_MAX);
     }
     cur_init(&c, value.p, value.n);
-    if (cur_u8(&c) != VERSION) {
+    uint8_t version = cur_u8(&c);
+    if (version != VERSION && version != VERSION_OLD) {
         return err_say(e, -EINVAL, "a profile row of another version");
     }
     r.features.bits = cur_u8(&c);
@@ -175,6 +198,10 @@ int route_row_decode(struct str value, struct route_row *ret, struct err *e)
     r.sum = get_f64(&c, -weight_max * y_max, weight_max * y_max);
     r.square = get_f64(&c, 0, weight_max * y_max * y_max);
     get_rest(&c, &r);
+    r.cache_n = r.cache_x = r.cache_y = r.cache_xx = r.cache_xy = 0;
+    if (version == VERSION) {
+        get_cache_line(&c, &r);
+    }
     get_hist(&c, ROUTE_MEMORY_BUCKETS, &r.memory);
     get_hist(&c, ROUTE_CORES_BUCKETS, &r.cores);
     if (!cur_done(&c) || r.features.bits > FEATURE_BITS_ALL || !sums_hold(&r)) {

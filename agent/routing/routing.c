@@ -82,7 +82,7 @@ static uint64_t learned_score(const struct route_request *req, const struct rout
     if (run_us == run_min_us && neighbours == 0) {
         return sum; /* exact, and nothing to compute while nothing is learned */
     }
-    double ratio = (double)run_us / (double)run_min_us;
+    double ratio = run_min_us != 0 ? (double)run_us / (double)run_min_us : 1;
     double score = (double)sum * route_exp(reserve_power * route_ln(ratio));
     score *= 1 + neighbour_cost * (neighbours < 2 ? neighbours : 2);
     return score < score_max ? (uint64_t)llround(score) : (uint64_t)score_max;

@@ -1,5 +1,7 @@
 #include "agent/routing/size.h"
 
+#include <math.h>
+
 #include "agent/routing/learn_internal.h"
 #include "agent/routing/real.h"
 #include "common/insist.h"
@@ -10,6 +12,13 @@ enum {
     PRIOR_JOBS_MIN = 8,
     RESERVE_RUNS_MIN = 20, /* runs before less than a fixed limit is reserved */
 };
+
+/* Of the cache: size.h. */
+static const double cache_runs_min = 8;
+static const double line_noise = 0.3;
+static const double sensitive_min = 0.10;
+static const double polluter_max = 0.03;
+static const double polluter_bytes = 1e9;
 
 static uint64_t at_most(uint64_t v, uint64_t max)
 {
@@ -156,28 +165,33 @@ uint64_t route_learn_memory_prior(const struct route_learn *l)
     return top + top / 4;
 }
 
-bool route_is_polluter(const struct route_totals *t, uint64_t llc_bytes)
+const char *route_cache_name(enum route_cache class)
 {
-    if (t->cache_weight < 3 || llc_bytes == 0 || t->cpu_s <= 0 || t->weight <= 0) {
-        return false;
-    }
-    /* It holds a third of the cache and streams more than 1 GB per second of processor time. */
-    double held = t->cache_mean / t->cache_weight;
-    double per_s = (t->bandwidth / t->cache_weight) / (t->cpu_s / t->weight);
-    return held * 3 > (double)llc_bytes && per_s > 1e9;
+    static const char *const names[] = { "default", "sensitive", "polluter" };
+
+    REQUIRE((size_t) class < ARRAY_LEN(names));
+    return names[class];
 }
 
-bool route_is_cache_sensitive(const struct route_totals *t, const struct route_posterior *p,
-                              uint64_t llc_bytes)
+void route_cache_decide(const struct route_totals *t, struct route_cache_use *ret)
 {
-    enum { LLC_WEIGHT = 5 };
+    struct route_cache_use u = { .class = ROUTE_CACHE_DEFAULT, .runs = t->cache_weight };
+    double precision = t->line_xx + 1; /* 0.3^2 of a run's time over 0.3^2 of the prior */
 
-    if (t->cache_weight < 3 || llc_bytes == 0 || route_is_polluter(t, llc_bytes)) {
-        return false;
+    u.elasticity = -t->line_xy / precision;
+    u.error = line_noise / sqrt(precision);
+    if (t->cache_weight > 0 && t->weight > 0 && t->cpu_s > 0) {
+        u.per_cpu_s = (t->bandwidth / t->cache_weight) / (t->cpu_s / t->weight);
     }
-    /* It holds a good part of the cache, and a larger one makes it faster: 7 % per doubling. */
-    double held = t->cache_mean / t->cache_weight;
-    return held * 8 > (double)llc_bytes && p != NULL && p->m[LLC_WEIGHT] < -0.07;
+    if (t->cache_weight >= cache_runs_min) {
+        if (u.elasticity > sensitive_min && u.elasticity > 2 * u.error) {
+            u.class = ROUTE_CACHE_SENSITIVE;
+        } else if ((u.elasticity < polluter_max || u.elasticity < u.error) &&
+                   u.per_cpu_s > polluter_bytes) {
+            u.class = ROUTE_CACHE_POLLUTER;
+        }
+    }
+    *ret = u;
 }
 
 void route_size_to_json(struct json_w *w, const struct route_size *s)

@@ -64,10 +64,24 @@ const char *route_size_basis_name(enum route_size_basis basis);
  * fewer than 8 jobs. */
 uint64_t route_learn_memory_prior(const struct route_learn *l);
 
-/* How a job uses the cache, by what it held and by what more of it brought. */
-bool route_is_polluter(const struct route_totals *t, uint64_t llc_bytes);
-bool route_is_cache_sensitive(const struct route_totals *t, const struct route_posterior *p,
-                              uint64_t llc_bytes);
+/* How a job uses the cache: its class, from 8 runs with cache readings on. elasticity: by how much
+ * ln(time) falls per doubling of the cache held, e = -d ln t / d log2 MiB, the slope over its runs,
+ * drawn to 0 by a prior of N(0, 0.3^2). */
+enum route_cache {
+    ROUTE_CACHE_DEFAULT,
+    ROUTE_CACHE_SENSITIVE, /* e > 0.10, and at least twice its standard error */
+    /* e < 0.03 or not even its standard error, and more than 1 GB per processor second to and from
+     * memory: a quarter of a core's fair share of a socket, as servers are built. */
+    ROUTE_CACHE_POLLUTER
+};
+struct route_cache_use {
+    enum route_cache class;
+    double elasticity, error;
+    double per_cpu_s; /* bytes to and from memory per processor second */
+    double runs;      /* with cache readings, decayed */
+};
+void route_cache_decide(const struct route_totals *t, struct route_cache_use *ret);
+const char *route_cache_name(enum route_cache class); /* "default", "sensitive", "polluter" */
 
 void route_size_to_json(struct json_w *w, const struct route_size *s); /* one object */
 

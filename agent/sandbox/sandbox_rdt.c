@@ -76,6 +76,8 @@ int sandbox_rdt_schemata_parse(struct str text, struct rdt_schemata *ret)
             continue;
         }
         ret->has[r] = domains_parse(str_slice(line, (size_t)colon + 1, line.n), r, ret);
+    }
+    for (size_t r = 0; r < RDT_RESOURCES; r++) {
         any |= ret->has[r];
     }
     return any ? 0 : -EINVAL;
@@ -98,7 +100,12 @@ enum rdt_bandwidth sandbox_rdt_bandwidth(const struct rdt_schemata *root)
 
 static unsigned bits_of(uint64_t v)
 {
-    return (unsigned)__builtin_popcountll(v);
+    unsigned n = 0;
+
+    for (; v != 0; v &= v - 1) {
+        n++;
+    }
+    return n;
 }
 
 /* The lowest run of `n` ones in v; 0 when there is none. */

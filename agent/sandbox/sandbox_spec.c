@@ -148,8 +148,7 @@ static void add_limits(struct buf *out, const struct sandbox_limits *l)
         l->core_bytes,        l->timeout_ms,
         l->grace_ms,          l->output_bytes,
         l->log_bytes,         l->output_truncate ? 1 : 0,
-        (uint64_t)l->network,
-        (uint64_t)l->cache,
+        (uint64_t)l->network, (uint64_t)l->cache,
     };
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         buf_add_le64(out, words[i]);

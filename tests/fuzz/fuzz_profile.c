@@ -28,7 +28,9 @@ static void read_again(struct str value)
         return;
     }
     route_row_encode(&row, &b);
-    check(buf_error(&b) == 0 && b.len == value.n && memcmp(b.data, value.p, b.len) == 0);
+    /* A row of version 1 is written as one of today's. */
+    bool same = b.len == value.n && memcmp(b.data, value.p, b.len) == 0;
+    check(buf_error(&b) == 0 && (same || value.p[0] == 1));
     check(route_row_decode(buf_str(&b), &again, NULL) == 0);
     buf_release(&b);
 }

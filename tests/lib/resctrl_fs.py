@@ -87,9 +87,8 @@ class Server:
     def answer(self, op, node, pid, body):
         m = self.model
         if op == INIT:
-            flags = 0
-            return struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, flags, 12, 10, MAX_WRITE, 1, 16, 0, 0,
-                               *[0] * 7)
+            return struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, 0, 12, 10, MAX_WRITE, 1, 16, 0,
+                               0, *[0] * 7)
         if op == LOOKUP:
             return self.entry(self.child(node, body))
         if op in (GETATTR, SETATTR):

@@ -182,7 +182,7 @@ class Model:
     # ---- tasks
 
     def group_of(self, tid, when=None, depth=0):
-        """Where it was at that moment: where it was put, else where its parent was when it began."""
+        """Where it was then: where it was put, else where its parent was when it began."""
         moves = self.history.get(tid, [])
         for t, group in reversed(moves):
             if when is None or t <= when + 0.01:  # start times are told in hundredths
@@ -590,8 +590,9 @@ class Model:
             if what == "status":
                 return self.status + "\n" if self.status else "ok\n"
             self.faults("read " + what)
-            return {"cpus": self.cpu_mask, "cpus_list": self.cpu_list, "mode": lambda x: x.mode + "\n",
-                    "schemata": self.show_schemata, "size": self.show_size,
+            return {"cpus": self.cpu_mask, "cpus_list": self.cpu_list,
+                    "mode": lambda x: x.mode + "\n", "schemata": self.show_schemata,
+                    "size": self.show_size,
                     "tasks": lambda x: "".join(f"{t}\n" for t in self.tasks_of(x))}[what](g)
 
     def counter(self, g, d, what):

@@ -261,6 +261,105 @@ def test_a_group_that_somebody_removed(emulate, rdt_node):
     assert "memory_bandwidth_bytes" in used(node, "echo two")["resources"]
 
 
+def class_of(node, job="job"):
+    return node.http("GET", f"/v1/profiles/{job}").json()["cache"]["class"]
+
+
+def streaming(node):
+    """A job that moves much memory for its processor time, until its class is known."""
+    faults.put_job(node, "job", shell(": streams; sleep 0.4; true"))
+    for i in range(40):
+        assert node.wait_run(trigger(node, "job"))["state"] == "succeeded"
+        if i >= 8 and class_of(node) == "polluter":
+            return
+    raise AssertionError(node.http("GET", "/v1/profiles/job").json()["cache"])
+
+
+# It always holds the same, so that no chance of the machine looks like a gain by cache.
+STREAMS = {"loads": [{"match": "streams", "working_set": 4 * MIB, "stream": 50_000_000}],
+           "counters": {"llc_occupancy": str(2 * MIB)}}
+
+
+def test_a_polluter_gets_the_small_class(emulate, rdt_node):
+    e = emulate()
+    e.rules(**STREAMS)
+    node = rdt_node(e)
+    streaming(node)
+    run = node.wait_run(trigger(node, "job"))
+    assert run["limits"]["cache_class"] == "polluter"
+    assert run["resources"]["cache_class"] == "polluter"
+    assert "memory_bandwidth_bytes" in run["resources"]
+    written = e.journal(op="schemata")
+    assert [w["text"] for w in written] == ["L3:0=3;1=3\nMB:0=50;1=50\n"]
+    assert written[0]["group"].endswith(".polluter")
+    # First the class, then a group in it; both processes, both before exec.
+    moves = e.journal(op="task")[-4:]
+    assert [m["group"] for m in moves[:2]] == [written[0]["group"]] * 2
+    assert all(m["group"].startswith(written[0]["group"] + "/mon_groups/") for m in moves[2:])
+    assert all(m["command"] == "init" for m in moves)
+    assert "class polluter" in node.cli("profile", "job").stdout.decode()
+    why = node.http("GET", f"/v1/runs/{run['id']}/placement").json()
+    assert why["cache_class"] == "polluter"
+    assert "class polluter" in node.cli("inspect", run["id"]).stdout.decode()
+    # The root group is as it was.
+    assert e.read("schemata").split() == ["MB:0=100;1=100", "L3:0=7ff;1=7ff"]
+    assert node.stop() == 0
+    assert own(e) == [] and own(e, "mon_groups") == []
+
+
+def test_a_job_that_gains_by_cache_gets_the_large_class(emulate, rdt_node):
+    """Runs that held eight times the cache took half the time."""
+    e = emulate()
+    e.rules(loads=[{"match": "slow 0.9", "working_set": MIB},
+                   {"match": "slow 0.4", "working_set": 8 * MIB}])
+    node = rdt_node(e)
+    faults.put_job(node, "job", shell('x=$(cat); exec sh -c ": slow $x; sleep $x; true"'))
+    for i in range(30):
+        run = node.wait_run(trigger(node, "job", b"0.9" if i % 2 else b"0.4"))
+        assert run["state"] == "succeeded"
+        if i >= 8 and class_of(node) == "sensitive":
+            break
+    p = node.http("GET", "/v1/profiles/job").json()["cache"]
+    assert p["class"] == "sensitive" and p["elasticity"] > 0.1, p
+    run = node.wait_run(trigger(node, "job", b"0.4"))
+    assert run["resources"]["cache_class"] == "sensitive"
+    assert e.journal(op="schemata")[-1]["text"] == "L3:0=1fc;1=1fc\n"
+
+
+def test_code_and_data_apart(emulate, rdt_node):
+    """Mounted with -o cdp and mba_MBps: both lines, and no bandwidth in percent."""
+    e = emulate(cdp=True, mba_mbps=True)
+    e.rules(**STREAMS)
+    node = rdt_node(e)
+    streaming(node)
+    run = node.wait_run(trigger(node, "job"))
+    assert run["resources"]["cache_class"] == "polluter"
+    assert [w["text"] for w in e.journal(op="schemata")] == ["L3CODE:0=3;1=3\nL3DATA:0=3;1=3\n"]
+
+
+@pytest.mark.parametrize("options,fault,says", [
+    ({"closids": 3}, None, "Out of CLOSIDs"),
+    ({}, ["EINVAL", "Overlaps with exclusive group"], "Overlaps with exclusive group"),
+    ({}, ["EINVAL", "Need at least 4 bits in the mask"], "Need at least 4 bits in the mask"),
+])
+def test_a_class_that_is_refused(emulate, rdt_node, options, fault, says):
+    """Its runs are in the default class, measured all the same; the log says it once."""
+    e = emulate(**options)
+    e.rules(**STREAMS, faults={"write schemata": fault} if fault else {})
+    if not fault:
+        (e.path / "COS1").mkdir()
+        (e.path / "COS2").mkdir()
+    node = rdt_node(e)
+    streaming(node)
+    for _ in range(2):
+        run = node.wait_run(trigger(node, "job"))
+        assert run["limits"]["cache_class"] == "polluter"
+        assert run["resources"]["cache_class"] == "default"
+        assert "memory_bandwidth_bytes" in run["resources"]
+    assert node.log().count(says) == 1, node.log()
+    assert own(e) == []
+
+
 def test_without_it_one_line(make_node, image_tar):
     node = make_node(node__slots=2)
     node.cli("push", image_tar)

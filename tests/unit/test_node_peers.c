@@ -361,6 +361,52 @@ static void guests_take_room_until_they_are_over(void **state)
     assert_int_equal(node_core_slots_used(f->core), 2);
 }
 
+/* Who pollutes is counted and told; a run that suffers from it goes where none is. */
+static void polluters_and_the_sensitive_keep_apart(void **state)
+{
+    struct fixture *f = *state;
+    const struct ulid id = { .b = { 9 } };
+    struct node_event ev = { .type = NODE_EV_GUEST,
+                             .job = { .id = id, .attempt = 1 },
+                             .request = { .memory_bytes = 10, .pollutes = true } };
+    struct node_peer self;
+
+    step(f, ev);
+    assert_int_equal(f->fx.guest, NODE_GUEST_TAKEN);
+    node_core_load(f->core, &self);
+    assert_int_equal(self.polluters, 1);
+    assert_int_equal(self.sensitive, 0);
+    for (char n = '2'; n <= '4'; n++) {
+        const char name[] = { 'n', n, '\0' };
+        peer_full(f, name, 4, 1000000, "big", 77);
+        step(f, (struct node_event){ .type = NODE_EV_PEER,
+                                     .peer = { .name = name,
+                                               .id32 = (uint32_t)n,
+                                               .has = NODE_PEER_HAS_LOAD,
+                                               .slots_free = 4,
+                                               .memory_free_bytes = 4000,
+                                               .wait_us = 1000000,
+                                               .polluters = n == '3' ? 0 : 1,
+                                               .sensitive = n == '4' ? 0 : 2 } });
+    }
+    struct ulid run = submit(f, 100);
+    ev = (struct node_event){ .type = NODE_EV_PLACE,
+                              .job = { .id = run, .attempt = 1 },
+                              .request = { .memory_bytes = 100, .cache_sensitive = true },
+                              .image = 77,
+                              .image_warm = true };
+    step(f, ev);
+    assert_string_equal(f->fx.offer, "n3");
+    offered(f, run, "n3", NODE_OFFER_REFUSED, 0);
+    ev.request = (struct route_request){ .memory_bytes = 100, .pollutes = true };
+    step(f, ev);
+    assert_string_equal(f->fx.offer, "n4");
+    ev = (struct node_event){ .type = NODE_EV_GUEST_OVER, .job = { .id = id, .attempt = 1 } };
+    step(f, ev);
+    node_core_load(f->core, &self);
+    assert_int_equal(self.polluters, 0);
+}
+
 static void end_of(struct fixture *f, struct ulid id)
 {
     const struct job_result done = { .reason = RUN_REASON_EXIT };
@@ -696,6 +742,7 @@ int main(void)
         CORE(guests_take_room_until_they_are_over),
         CORE(own_runs_that_wait_go_before_guests),
         CORE(peers_are_asked_before_they_are_chosen),
+        CORE(polluters_and_the_sensitive_keep_apart),
         CORE(figures_stay_within_bounds),
         CORE(peers_survive_every_failed_allocation),
         cmocka_unit_test(an_offer_comes_through),

@@ -176,6 +176,9 @@ static void row_survives_its_bytes(void **state)
         o.memory_need_bytes = rng_below(&rng, 4096ULL * MIB);
         o.outcome = rng_below(&rng, 10) == 0 ? ROUTE_OUTCOME_OOM : ROUTE_OUTCOME_OK;
         o.memory_limit_bytes = 64 * MIB;
+        o.has_cache = true;
+        o.cache_mean_bytes = rng_below(&rng, 64ULL * MIB);
+        o.bandwidth_bytes = rng_u64(&rng) >> 8;
         route_row_add(&r, &o, i * 3, 0, 0, 0);
     }
     size_t n = route_row_key(&r, key);
@@ -190,6 +193,7 @@ static void row_survives_its_bytes(void **state)
     assert_int_equal(again.len, b.len);
     assert_memory_equal(again.data, b.data, b.len);
     assert_int_equal(back.runs, 300);
+    assert_true(back.cache_n > 100 && back.cache_xx > 0 && back.cache_xy != 0);
     /* Cut anywhere, or with one byte more, it is refused and nothing is touched. */
     for (size_t i = 0; i < b.len; i++) {
         struct route_row untouched = back;
@@ -197,6 +201,31 @@ static void row_survives_its_bytes(void **state)
         assert_memory_equal(&untouched, &back, sizeof back);
     }
     assert_int_equal(buf_addc(&b, 0), 0);
+    assert_int_equal(route_row_decode(buf_str(&b), &back, NULL), -EINVAL);
+}
+
+/* A row of a node that does not know of the cache's line yet: it ends where the histograms began
+ * after margin_tick. */
+static void rows_of_version_1_are_read(void **state)
+{
+    enum { LINE_AT = 106, LINE = 40 };
+    struct route_row r = row_of("j", 1, "c", "n");
+    struct route_row back = r;
+    AUTO_BUF struct buf b = BUF_INIT(ROUTE_VALUE_MAX);
+    struct route_observation o = took(2000000);
+
+    (void)state;
+    o.has_cache = true;
+    o.cache_mean_bytes = 8 * MIB;
+    route_row_add(&r, &o, 1, 0, 0, 0);
+    route_row_encode(&r, &b);
+    b.data[0] = 1;
+    memmove(b.data + LINE_AT, b.data + LINE_AT + LINE, b.len - LINE_AT - LINE);
+    b.len -= LINE;
+    assert_int_equal(route_row_decode(buf_str(&b), &back, NULL), 0);
+    assert_true(back.n == 1 && back.cache_n == 0 && back.cache_xx == 0);
+    assert_int_equal(back.cores.n, r.cores.n);
+    b.data[0] = 3;
     assert_int_equal(route_row_decode(buf_str(&b), &back, NULL), -EINVAL);
 }
 
@@ -713,6 +742,95 @@ static void limit_follows_what_was_used(void **state)
     route_learn_free(l);
 }
 
+/* ---- cache ---- */
+
+/* n runs of `cpu_us` that hold `mib` in the mean, move `bytes` and take 1 s / 2^(e log2 mib), with
+ * a little noise. */
+static void cache_runs(struct route_learn *l, struct rng *rng, int n, double e, uint64_t bytes)
+{
+    for (int i = 0; i < n; i++) {
+        double mib = 1 + (double)rng_below(rng, 31);
+        double noise = ((double)rng_below(rng, 2001) - 1000) / 10000;
+        struct route_observation o = took((uint64_t)(1e6 * exp(noise - e * log2(mib))));
+        o.cpu_us = 500000;
+        o.has_cache = true;
+        o.cache_mean_bytes = (uint64_t)(mib * MIB);
+        o.cache_max_bytes = o.cache_mean_bytes;
+        o.bandwidth_bytes = bytes;
+        observe(l, "j", 1, &o);
+    }
+}
+
+static struct route_cache_use use_of(struct route_learn *l)
+{
+    struct route_totals t;
+    struct route_cache_use u;
+
+    assert_true(route_learn_totals(l, STR("j"), 1, &t));
+    route_cache_decide(&t, &u);
+    return u;
+}
+
+static void classes_of_cache_follow_the_runs(void **state)
+{
+    static const struct {
+        double e;
+        uint64_t bytes;
+        enum route_cache class;
+    } of[] = {
+        { 0.3, 100 * MIB, ROUTE_CACHE_SENSITIVE },
+        { 0.3, 4096ULL * MIB, ROUTE_CACHE_SENSITIVE }, /* it streams because it lacks cache */
+        { 0, 4096ULL * MIB, ROUTE_CACHE_POLLUTER },
+        { 0, 100 * MIB, ROUTE_CACHE_DEFAULT },
+        { 0.06, 100 * MIB, ROUTE_CACHE_DEFAULT },
+        { 0.06, 4096ULL * MIB, ROUTE_CACHE_DEFAULT },
+        { -0.3, 100 * MIB, ROUTE_CACHE_DEFAULT }, /* larger inputs: more cache, more time */
+    };
+    struct rng rng;
+
+    (void)state;
+    rng_init(&rng, test_seed("cache"));
+    for (size_t i = 0; i < ARRAY_LEN(of); i++) {
+        struct route_learn *l = learner("a", "c", 0);
+        cache_runs(l, &rng, 7, of[i].e, of[i].bytes);
+        assert_int_equal(use_of(l).class, ROUTE_CACHE_DEFAULT); /* too few */
+        cache_runs(l, &rng, 60, of[i].e, of[i].bytes);
+        struct route_cache_use u = use_of(l);
+        assert_int_equal(u.class, of[i].class);
+        assert_true(fabs(u.elasticity - of[i].e) < 4 * u.error + 0.02);
+        route_learn_free(l);
+    }
+}
+
+/* What was measured on two nodes adds up, though each is slower or holds more than the other; and
+ * without cache readings there is nothing to say. */
+static void the_slope_is_each_nodes_own(void **state)
+{
+    struct route_learn *a = learner("a", "c", 0);
+    struct route_learn *b = learner("b", "d", 0);
+    struct rng rng;
+
+    (void)state;
+    rng_init(&rng, test_seed("slope"));
+    cache_runs(a, &rng, 30, 0.3, 0);
+    for (int i = 0; i < 30; i++) {
+        /* Twice as slow, and always with twice the cache: alone this says nothing. */
+        struct route_observation o = took(2000000);
+        o.has_cache = true;
+        o.cache_mean_bytes = 64 * MIB;
+        observe(b, "j", 1, &o);
+    }
+    assert_true(fabs(use_of(b).elasticity) < 1e-6);
+    assert_int_equal(use_of(b).class, ROUTE_CACHE_DEFAULT);
+    double alone = use_of(a).elasticity;
+    send(b, a, route_learn_own(b, STR("j"), 1));
+    assert_true(fabs(use_of(a).elasticity - alone) < 0.05);
+    assert_int_equal(use_of(a).class, ROUTE_CACHE_SENSITIVE);
+    memory_runs(b, 10, MIB);
+    route_learn_free(a);
+    route_learn_free(b);
+}
+
 static void a_kill_raises_the_next_limit(void **state)
 {
     struct route_learn *l = learner("a", "c", 0);
@@ -764,6 +882,7 @@ int main(void)
         cmocka_unit_test(histogram_stays_sorted_and_keeps_its_weight),
         cmocka_unit_test(quantile_counts_from_above),
         cmocka_unit_test(row_survives_its_bytes),
+        cmocka_unit_test(rows_of_version_1_are_read),
         cmocka_unit_test(absurd_numbers_are_refused),
         cmocka_unit_test(odd_keys_are_refused),
         cmocka_unit_test(decay_follows_the_runs),
@@ -779,6 +898,8 @@ int main(void)
         cmocka_unit_test(rows_have_a_cap),
         cmocka_unit_test(out_of_memory_loses_nothing),
         cmocka_unit_test(limit_follows_what_was_used),
+        cmocka_unit_test(classes_of_cache_follow_the_runs),
+        cmocka_unit_test(the_slope_is_each_nodes_own),
         cmocka_unit_test(a_kill_raises_the_next_limit),
         cmocka_unit_test(page_cache_is_not_need),
     };

@@ -65,6 +65,8 @@ static void what_is_no_schemata_is_refused(void **state)
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         assert_int_equal(sandbox_rdt_schemata_parse(str_of(texts[i]), &s), -EINVAL);
     }
+    /* Of two lines of one resource the last counts. */
+    assert_int_equal(sandbox_rdt_schemata_parse(STR("L3:0=f\nL3:0\n"), &s), -EINVAL);
     /* One broken line does not hide the other. */
     assert_int_equal(sandbox_rdt_schemata_parse(STR("L3:uninitialized\nMB:0=100\n"), &s), 0);
     assert_false(s.has[RDT_L3]);

@@ -177,8 +177,36 @@ static struct run_limits some_limits(struct rng *g)
                                 some(g, 1000000),         some(g, 10000),
                                 some(g, 100000),          some(g, INT64_MAX),
                                 some(g, 1 << 30),         some(g, 1 << 20),
-                                (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2),
-                                (uint8_t)rng_below(g, 2) };
+                                (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, RUN_CACHE_COUNT),
+                                (uint8_t)rng_below(g, 2), (uint8_t)rng_below(g, 2) };
+}
+
+static void some_usage(struct rng *g, struct run_usage *u)
+{
+    uint64_t us = UINT64_C(1) << 50;
+    *u = (struct run_usage){ .measured = 1,
+                             .peak_source = (uint8_t)rng_below(g, RUN_PEAK_COUNT),
+                             .samples = (uint32_t)some(g, UINT32_MAX),
+                             .cpu_user_us = some(g, us),
+                             .cpu_system_us = some(g, us),
+                             .cpu_total_us = some(g, us),
+                             .cpu_throttled_us = some(g, us),
+                             .memory_peak_bytes = some(g, INT64_MAX),
+                             .memory_mean_bytes = some(g, INT64_MAX),
+                             .io_read_bytes = some(g, INT64_MAX),
+                             .io_write_bytes = some(g, INT64_MAX),
+                             .io_read_ops = some(g, INT64_MAX),
+                             .io_write_ops = some(g, INT64_MAX),
+                             .oom_kills = some(g, INT64_MAX),
+                             .network_rx_bytes = some(g, INT64_MAX),
+                             .network_tx_bytes = some(g, INT64_MAX),
+                             .network_rx_packets = some(g, 1000),
+                             .network_tx_packets = some(g, INT64_MAX),
+                             .knows = (uint8_t)rng_below(g, 4),
+                             .cache_class = (uint8_t)rng_below(g, RUN_CACHE_COUNT),
+                             .cache_mean_kib = (uint32_t)some(g, UINT32_MAX),
+                             .cache_max_kib = (uint32_t)some(g, UINT32_MAX),
+                             .bandwidth_bytes = some(g, INT64_MAX) };
 }
 
 static void a_run(struct rng *g, struct run *r)
@@ -220,37 +248,18 @@ static void a_run(struct rng *g, struct run *r)
         r->request_hash[i] = (uint8_t)rng_u64(g);
     }
     r->limits = some_limits(g);
-    r->policy = (struct run_policy){ (uint32_t)some(g, 100),     (uint32_t)some(g, 100),
-                                     (uint32_t)some(g, 10000),   (uint32_t)rng_below(g, 1001),
-                                     some(g, 1 << 30),           some(g, 1 << 30),
-                                     some(g, 1 << 30),           (uint32_t)some(g, 100000),
-                                     (uint32_t)rng_below(g, 101) };
+    r->policy = (struct run_policy){ .retries_max = (uint32_t)some(g, 100),
+                                     .retries_asked_max = (uint32_t)some(g, 100),
+                                     .retry_backoff_milli = (uint32_t)some(g, 10000),
+                                     .retry_jitter_milli = (uint32_t)rng_below(g, 1001),
+                                     .retry_delay_ms = some(g, 1 << 30),
+                                     .retry_max_delay_ms = some(g, 1 << 30),
+                                     .queue_timeout_ms = some(g, 1 << 30),
+                                     .concurrency = (uint32_t)some(g, 100000),
+                                     .priority = (uint32_t)rng_below(g, 101),
+                                     .retry_budget_milli = (uint32_t)rng_below(g, 1001) };
     if (rng_below(g, 2) == 0) {
-        uint64_t us = UINT64_C(1) << 50;
-        r->usage = (struct run_usage){ .measured = 1,
-                                       .peak_source = (uint8_t)rng_below(g, RUN_PEAK_COUNT),
-                                       .samples = (uint32_t)some(g, UINT32_MAX),
-                                       .cpu_user_us = some(g, us),
-                                       .cpu_system_us = some(g, us),
-                                       .cpu_total_us = some(g, us),
-                                       .cpu_throttled_us = some(g, us),
-                                       .memory_peak_bytes = some(g, INT64_MAX),
-                                       .memory_mean_bytes = some(g, INT64_MAX),
-                                       .io_read_bytes = some(g, INT64_MAX),
-                                       .io_write_bytes = some(g, INT64_MAX),
-                                       .io_read_ops = some(g, INT64_MAX),
-                                       .io_write_ops = some(g, INT64_MAX),
-                                       .oom_kills = some(g, INT64_MAX),
-                                       .network_rx_bytes = some(g, INT64_MAX),
-                                       .network_tx_bytes = some(g, INT64_MAX),
-                                       .network_rx_packets = some(g, 1000),
-                                       .network_tx_packets = some(g, INT64_MAX),
-                                       .cache_known = (uint8_t)rng_below(g, 2),
-                                       .bandwidth_known = (uint8_t)rng_below(g, 2),
-                                       .cache_class = (uint8_t)rng_below(g, RUN_CACHE_COUNT),
-                                       .cache_mean_bytes = some(g, INT64_MAX),
-                                       .cache_max_bytes = some(g, INT64_MAX),
-                                       .bandwidth_bytes = some(g, INT64_MAX) };
+        some_usage(g, &r->usage);
     }
     some_texts(g, r);
 }
@@ -293,8 +302,8 @@ static void records_round_trip(void **state)
         assert_memory_equal(&a.limits.memory_bytes, &b.limits.memory_bytes, 64);
         assert_int_equal(a.usage.cpu_total_us, b.usage.cpu_total_us);
         assert_int_equal(a.limits.cache, b.limits.cache);
-        if (a.usage.cache_known) {
-            assert_int_equal(a.usage.cache_max_bytes, b.usage.cache_max_bytes);
+        if ((a.usage.knows & RUN_KNOWS_CACHE) != 0) {
+            assert_int_equal(a.usage.cache_max_kib, b.usage.cache_max_kib);
             assert_int_equal(a.usage.cache_class, b.usage.cache_class);
         }
         assert_int_equal(a.created_us, b.created_us);
