@@ -456,7 +456,7 @@ int node_callbacks_start(struct node *n, uint64_t k0, uint64_t k1, struct err *e
     n->callbacks = c;
     init(c, n, k0, k1);
     (void)snprintf(dir, sizeof dir, "%s/db", n->settings.node.data_dir);
-    if (ca[0] != '\0' && (rc = node_callbacks_authorities(ca, &c->tls, e)) != 0) {
+    if (ca[0] != '\0' && node_callbacks_authorities(ca, &c->tls, e) != 0) {
         return err_prefix(e, "callbacks.ca_file '%s'", ca);
     }
     if ((rc = http_client_start(n->loop, &http, &c->http, e)) != 0 ||

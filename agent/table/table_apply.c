@@ -81,6 +81,19 @@ static bool number_is_free(struct table *t, struct table_stream *s, const struct
     return true;
 }
 
+/* Is this what is here, or older? Of one number that was used twice for one key (a restored disk)
+ * the later write stands, the same on every node. */
+static bool is_known(const struct table_row *old, const struct table_wire_row *r)
+{
+    if (old->version != r->version) {
+        return old->version > r->version;
+    }
+    if (old->clock != r->clock) {
+        return old->clock > r->clock;
+    }
+    return str_cmp(table_row_value(old), r->value) >= 0;
+}
+
 static enum took take_row(struct table *t, struct table_stream *s, const struct table_wire_row *r)
 {
     bool of_cluster = (s->kind & TABLE_KIND_CLUSTER) != 0;
@@ -92,7 +105,7 @@ static enum took take_row(struct table *t, struct table_stream *s, const struct 
         t->counters.refused_skew++;
         return TOOK_REFUSED;
     }
-    if (old != NULL && old->stream == s && old->version >= r->version) {
+    if (old != NULL && old->stream == s && is_known(old, r)) {
         return TOOK_KNOWN;
     }
     if (old == NULL && (r->flags & TABLE_ROW_DELETED) != 0 && table_expired(t, r->clock)) {
