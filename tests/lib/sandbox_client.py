@@ -56,8 +56,8 @@ def decode(b):
     at += 256
     record = b[at:at + 512]
     at += 512
-    base = struct.unpack_from("<28Q", b, at)
-    end = struct.unpack_from("<28Q", b, at + 224)
+    base = struct.unpack_from("<32Q", b, at)
+    end = struct.unpack_from("<32Q", b, at + 256)
     return {"type": NAMES.get(type_, type_), "rc": rc, "attempt": attempt, "value": value,
             "run": run, "digest": digest[:32], "numbers": numbers, "text": text,
             "record": record, "base": base, "end": end}
@@ -76,7 +76,7 @@ def decode_record(r):
 DEFAULTS = dict(memory_bytes=256 << 20, cpus_milli=0, cpu_weight=0, pids=64, disk_bytes=64 << 20,
                 disk_inodes=4096, shm_bytes=64 << 20, nofile=1024, core_bytes=0, timeout_ms=60000,
                 grace_ms=2000, output_bytes=64 << 20, log_bytes=1 << 20, output_truncate=0,
-                network=0)
+                network=0, cache=0)
 
 
 def spec_blob(run, attempt, layers, argv, env=(), workdir="", user="", hostname="sandbox",
@@ -84,7 +84,7 @@ def spec_blob(run, attempt, layers, argv, env=(), workdir="", user="", hostname=
     l = {**DEFAULTS, **limits}
     out = struct.pack("<II16sIIIIII", 0x50534741, 3, run, attempt, len(argv), len(env), len(layers),
                       stop_signal, 1 if payload else 0)
-    out += struct.pack("<15Q", *(l[k] for k in DEFAULTS))
+    out += struct.pack("<16Q", *(l[k] for k in DEFAULTS))
     for d in layers:
         out += struct.pack("<I", 1) + d
     for s in [workdir, user, hostname, *argv, *env]:
