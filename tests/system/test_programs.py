@@ -77,8 +77,12 @@ def two(make_node):
 def test_never_sent_to_a_lower_node(two, tmp_path):
     low, high = two
     low.cli("push", image(tmp_path, "fast:3", tiny_elf.program(3)))
-    first = submit(low, "fast:3")
-    assert first.status == 202, first.body
+    def accepted():
+        """the other node, which can run it, is known"""
+        r = submit(low, "fast:3")
+        assert r.status == 202 or r.json()["code"] == "starting", r.body
+        return r.status == 202 and r
+    first = wait_for(accepted, 20)
     run = first.json()["id"]
     assert ran_on(low, run) == "n1"
     seen, placement = verdicts(low, run)
