@@ -105,8 +105,14 @@ class Node:
 
     def agent_rss(self):
         """Of the process that meets the network alone."""
-        return max(rss(p) for p in family(self.process.pid)
-                   if pathlib.Path(f"/proc/{p}").stat().st_uid != 0)
+        most = 0
+        for p in family(self.process.pid):
+            try:
+                if pathlib.Path(f"/proc/{p}").stat().st_uid != 0:
+                    most = max(most, rss(p))
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # a short process of a sandbox
+        return most
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)
