@@ -102,6 +102,8 @@ void api_answer_run(void *arg, const struct node_error *error, const struct run 
                     bool replayed);
 /* node_text_fn that answers 200 with the text. */
 void api_answer_text(void *arg, const struct node_error *error, struct str text);
+/* The same with 202. */
+void api_answer_accepted(void *arg, const struct node_error *error, struct str text);
 
 /* Is the path /v2 or under it? */
 bool api_is_registry(const struct api_call *c);

@@ -159,6 +159,18 @@ void api_answer_text(void *arg, const struct node_error *error, struct str text)
     api_send_text(c, 200, "application/json", text);
 }
 
+void api_answer_accepted(void *arg, const struct node_error *error, struct str text)
+{
+    struct api_call *c = arg;
+    if (error != NULL) {
+        api_fail_node(c, error);
+        return;
+    }
+    struct buf b = BUF_INIT(API_JSON_MAX);
+    (void)buf_addstr(&b, text);
+    api_send_json(c, 202, &b);
+}
+
 /* -- what operations ask of requests -- */
 
 bool api_param_run(struct api_call *c, struct ulid *ret)

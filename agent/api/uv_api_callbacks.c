@@ -45,19 +45,6 @@ void api_callback_list(struct api_call *c)
     node_callback_list(c->api->node, str_of(job), str_of(state), limit, list_came, c);
 }
 
-static void retry_came(void *arg, const struct node_error *error, struct str text)
-{
-    struct api_call *c = arg;
-
-    if (error != NULL) {
-        api_fail_node(c, error);
-    } else {
-        struct buf b = BUF_INIT(API_JSON_MAX);
-        (void)buf_addstr(&b, text);
-        api_send_json(c, 202, &b);
-    }
-}
-
 void api_callback_retry(struct api_call *c)
 {
     char owner[NODE_NAME_CAP];
@@ -71,5 +58,5 @@ void api_callback_retry(struct api_call *c)
         api_proxy(c, owner);
         return;
     }
-    node_callback_retry(c->api->node, str_of(c->param), retry_came, c);
+    node_callback_retry(c->api->node, str_of(c->param), api_answer_accepted, c);
 }

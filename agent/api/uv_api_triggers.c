@@ -129,19 +129,6 @@ void api_hook_sign(struct api_call *c)
 
 /* ---- events ---- */
 
-static void events_came(void *arg, const struct node_error *error, struct str text)
-{
-    struct api_call *c = arg;
-
-    if (error != NULL) {
-        api_fail_node(c, error);
-    } else {
-        struct buf b = BUF_INIT(API_JSON_MAX);
-        (void)buf_addstr(&b, text);
-        api_send_json(c, 202, &b);
-    }
-}
-
 /* The body's events into ret; how many, or -Exxx. */
 static int events_read(struct api_call *c, struct str body, struct trigger_cloudevent *ret,
                        struct err *e)
@@ -203,7 +190,7 @@ static void events_body(void *arg, struct http_req *req, int status, struct str 
     if (n < 0) {
         api_fail(c, n == -ENOMEM ? 503 : 400, "bad_event", "%s", err_text(&e));
     } else {
-        node_event(c->api->node, events, (size_t)n, events_came, c);
+        node_event(c->api->node, events, (size_t)n, api_answer_accepted, c);
     }
     for (int i = 0; i < n; i++) {
         trigger_event_release(&events[i]);

@@ -1,11 +1,23 @@
 #include <errno.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "agent/jobs/job_retry.h"
 #include "agent/jobs/jobs.h"
 #include "agent/jobs/jobs_internal.h"
 #include "common/mem.h"
+
+int job_problem_say(struct job_problem *ret, const char *field, const char *fmt, ...)
+{
+    va_list ap;
+
+    (void)snprintf(ret->field, sizeof ret->field, "%s", field);
+    va_start(ap, fmt);
+    (void)vsnprintf(ret->detail, sizeof ret->detail, fmt, ap);
+    va_end(ap);
+    return -EINVAL;
+}
 
 /* Linux's numbers on every architecture that has a build; glibc's strsignal() gives sentences. */
 static const struct {

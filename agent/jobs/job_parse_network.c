@@ -1,24 +1,9 @@
 /* "network" and "egress" of a job document. */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "agent/jobs/jobs_internal.h"
 #include "common/egress.h"
-
-static int bad(struct job_problem *ret, const char *field, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int bad(struct job_problem *ret, const char *field, const char *fmt, ...)
-{
-    va_list ap;
-
-    (void)snprintf(ret->field, sizeof ret->field, "%s", field);
-    va_start(ap, fmt);
-    (void)vsnprintf(ret->detail, sizeof ret->detail, fmt, ap);
-    va_end(ap);
-    return -EINVAL;
-}
 
 int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct job *j,
                       struct job_problem *ret)
@@ -27,25 +12,26 @@ int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct jo
     struct str s;
 
     if (!json_str(v, &s)) {
-        return bad(ret, "network", "must be \"none\", \"nat\" or \"host\", not %s",
-                   json_type_name(v->type));
+        return job_problem_say(ret, "network", "must be \"none\", \"nat\" or \"host\", not %s",
+                               json_type_name(v->type));
     }
     for (unsigned i = 0; i < RUN_NETWORK_COUNT; i++) {
         if (!str_eqs(s, run_network_name((enum run_network)i))) {
             continue;
         }
         if (i == RUN_NETWORK_HOST && !host_ok) {
-            return bad(ret, "network",
-                       "\"host\" is switched off here (sandbox.allow_host_network)");
+            return job_problem_say(ret, "network",
+                                   "\"host\" is switched off here (sandbox.allow_host_network)");
         }
         if (i == RUN_NETWORK_NAT && !nat_ok) {
-            return bad(ret, "network", "\"nat\" is switched off here (sandbox.allow_nat)");
+            return job_problem_say(ret, "network",
+                                   "\"nat\" is switched off here (sandbox.allow_nat)");
         }
         j->limits.network = (uint8_t)i;
         return 0;
     }
     run_set_text(shown, sizeof shown, s);
-    return bad(ret, "network", "'%s' is not \"none\", \"nat\" or \"host\"", shown);
+    return job_problem_say(ret, "network", "'%s' is not \"none\", \"nat\" or \"host\"", shown);
 }
 
 int job_parse_egress(const struct json *v, struct job *j, struct job_problem *ret)
@@ -55,12 +41,13 @@ int job_parse_egress(const struct json *v, struct job *j, struct job_problem *re
     job_list_release(&j->egress);
     j->has_egress = true;
     if (v->type != JSON_ARRAY) {
-        return bad(ret, "egress", "must be a list of rules such as \"example.org:443\", not %s",
-                   json_type_name(v->type));
+        return job_problem_say(ret, "egress",
+                               "must be a list of rules such as \"example.org:443\", not %s",
+                               json_type_name(v->type));
     }
     if (v->count > EGRESS_RULES_MAX) {
-        return bad(ret, "egress", "has %zu rules, at most %d are allowed", (size_t)v->count,
-                   EGRESS_RULES_MAX);
+        return job_problem_say(ret, "egress", "has %zu rules, at most %d are allowed",
+                               (size_t)v->count, EGRESS_RULES_MAX);
     }
     JSON_EACH (one, v) {
         char field[32];
@@ -70,11 +57,12 @@ int job_parse_egress(const struct json *v, struct job *j, struct job_problem *re
 
         (void)snprintf(field, sizeof field, "egress[%zu]", at++);
         if (!json_str(one, &s)) {
-            return bad(ret, field, "must be a string such as \"10.0.0.0/8:5432\", not %s",
-                       json_type_name(one->type));
+            return job_problem_say(ret, field,
+                                   "must be a string such as \"10.0.0.0/8:5432\", not %s",
+                                   json_type_name(one->type));
         }
         if (egress_parse(s, &rule, &why) != 0) {
-            return bad(ret, field, "%s", err_text(&why));
+            return job_problem_say(ret, field, "%s", err_text(&why));
         }
         if (job_list_add(&j->egress, s) != 0) {
             return -ENOMEM;

@@ -1,40 +1,25 @@
 /* "payload" and "payload_base64" of a one-off's document. */
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #include "agent/jobs/jobs_internal.h"
 #include "common/base64.h"
 #include "common/mem.h"
-
-static int bad(struct job_problem *ret, const char *field, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int bad(struct job_problem *ret, const char *field, const char *fmt, ...)
-{
-    va_list ap;
-
-    (void)snprintf(ret->field, sizeof ret->field, "%s", field);
-    va_start(ap, fmt);
-    (void)vsnprintf(ret->detail, sizeof ret->detail, fmt, ap);
-    va_end(ap);
-    return -EINVAL;
-}
 
 int job_parse_payload(const struct json *v, struct job *j, struct job_problem *ret)
 {
     struct str s;
 
     if (!json_str(v, &s)) {
-        return bad(ret, "payload", "must be a string, not %s (bytes: payload_base64)",
-                   json_type_name(v->type));
+        return job_problem_say(ret, "payload", "must be a string, not %s (bytes: payload_base64)",
+                               json_type_name(v->type));
     }
     if (j->has_payload) {
-        return bad(ret, "payload", "payload_base64 is there already");
+        return job_problem_say(ret, "payload", "payload_base64 is there already");
     }
     if (s.n > JOB_PAYLOAD_MAX) {
-        return bad(ret, "payload", "has %zu bytes; %d are the most here: send it as the body", s.n,
-                   JOB_PAYLOAD_MAX);
+        return job_problem_say(ret, "payload",
+                               "has %zu bytes; %d are the most here: send it as the body", s.n,
+                               JOB_PAYLOAD_MAX);
     }
     j->payload = mem_strndup(s.p, s.n);
     if (j->payload == NULL) {
@@ -52,20 +37,22 @@ int job_parse_payload_base64(const struct json *v, struct job *j, struct job_pro
     size_t n = 0;
 
     if (j->has_payload) {
-        return bad(ret, "payload_base64", "payload is there already");
+        return job_problem_say(ret, "payload_base64", "payload is there already");
     }
     if (!json_str(v, &s)) {
-        return bad(ret, "payload_base64", "must be a string, not %s", json_type_name(v->type));
+        return job_problem_say(ret, "payload_base64", "must be a string, not %s",
+                               json_type_name(v->type));
     }
     if (s.n / 4 * 3 > JOB_PAYLOAD_MAX) {
-        return bad(ret, "payload_base64", "is over %d bytes: send it as the body", JOB_PAYLOAD_MAX);
+        return job_problem_say(ret, "payload_base64", "is over %d bytes: send it as the body",
+                               JOB_PAYLOAD_MAX);
     }
     int r = base64_decode(s, &bytes, &n);
     if (r == -ENOMEM) {
         return r;
     }
     if (r != 0) {
-        return bad(ret, "payload_base64", "is not base 64 (RFC 4648, with padding)");
+        return job_problem_say(ret, "payload_base64", "is not base 64 (RFC 4648, with padding)");
     }
     j->payload = bytes;
     j->payload_len = n;

@@ -23,6 +23,9 @@ int job_env_set(struct job_list *env, struct str name, struct str value);
 
 /* Has one entry of "require" or "prefer" the form of one, as far as it is looked at here? */
 bool job_requirement_ok(const char *text);
+/* Fills *ret in. Returns -EINVAL. */
+int job_problem_say(struct job_problem *ret, const char *field, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Members of a document (job_parse_network.c), into *j. -EINVAL: *ret says what is wrong. -ENOMEM.
  */
 int job_parse_network(const struct json *v, bool host_ok, bool nat_ok, struct job *j,

@@ -40,90 +40,9 @@ static const char *const statements[ST_COUNT_] = {
 };
 
 struct node_callback_db {
-    sqlite3 *c;
+    struct sys_sqlite db;
     sqlite3_stmt *st[ST_COUNT_];
-    struct err error;
 };
-
-static int failed(struct node_callback_db *db, int rc)
-{
-    return sys_sqlite_error(db->c, "callbacks.db", rc, &db->error);
-}
-
-static int exec(struct node_callback_db *db, const char *sql)
-{
-    return failed(db, sqlite3_exec(db->c, sql, NULL, NULL, NULL));
-}
-
-/* --- statements: bind in order, run; the first failure sticks --- */
-
-struct use {
-    struct node_callback_db *db;
-    sqlite3_stmt *st;
-    int bound;
-    int rc;
-};
-
-static struct use use(struct node_callback_db *db, enum statement which)
-{
-    struct use u = { .db = db, .rc = SQLITE_OK };
-
-    if (db->st[which] == NULL) {
-        u.rc = sqlite3_prepare_v3(db->c, statements[which], -1, SQLITE_PREPARE_PERSISTENT,
-                                  &db->st[which], NULL);
-    }
-    u.st = db->st[which];
-    return u;
-}
-
-static void bound(struct use *u, int rc)
-{
-    u->rc = u->rc == SQLITE_OK ? rc : u->rc;
-}
-
-static void bind_i64(struct use *u, int64_t v)
-{
-    bound(u, sqlite3_bind_int64(u->st, ++u->bound, v));
-}
-
-static void bind_text(struct use *u, struct str s)
-{
-    bound(u, sqlite3_bind_text64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC,
-                                 SQLITE_UTF8));
-}
-
-static bool row(struct use *u)
-{
-    if (u->rc == SQLITE_OK || u->rc == SQLITE_ROW) {
-        u->rc = sqlite3_step(u->st);
-    }
-    return u->rc == SQLITE_ROW;
-}
-
-static int end(struct use *u)
-{
-    int rc = failed(u->db, u->rc);
-
-    if (u->st != NULL) {
-        (void)sqlite3_reset(u->st);
-        (void)sqlite3_clear_bindings(u->st);
-    }
-    return rc;
-}
-
-static int run(struct use *u)
-{
-    (void)row(u);
-    return end(u);
-}
-
-static struct str column(const struct use *u, int i)
-{
-    const void *p = sqlite3_column_blob(u->st, i);
-    int n = sqlite3_column_bytes(u->st, i);
-
-    return (struct str){ p, p != NULL && n > 0 ? (size_t)n : 0 };
-}
 
 /* --- opening --- */
 
@@ -143,7 +62,10 @@ int node_callback_db_open(const char *dir, struct node_callback_db **ret, struct
     if (db == NULL) {
         return err_set(e, -ENOMEM, "open the call-backs");
     }
-    int rc = sys_sqlite_open(dir, &file, true, &db->c, e);
+    db->db = (struct sys_sqlite){
+        .name = "callbacks.db", .sql = statements, .st = db->st, .len = ST_COUNT_
+    };
+    int rc = sys_sqlite_open(dir, &file, true, &db->db.c, e);
     if (rc != 0) {
         node_callback_db_close(db);
         return rc;
@@ -155,10 +77,7 @@ int node_callback_db_open(const char *dir, struct node_callback_db **ret, struct
 struct node_callback_db *node_callback_db_close(struct node_callback_db *db)
 {
     if (db != NULL) {
-        for (size_t i = 0; i < ST_COUNT_; i++) {
-            (void)sqlite3_finalize(db->st[i]);
-        }
-        (void)sqlite3_close(db->c);
+        sys_sqlite_close(&db->db);
         mem_free(db);
     }
     return NULL;
@@ -166,53 +85,53 @@ struct node_callback_db *node_callback_db_close(struct node_callback_db *db)
 
 const char *node_callback_db_error(const struct node_callback_db *db)
 {
-    return err_text(&db->error);
+    return err_text(&db->db.error);
 }
 
 /* --- reading --- */
 
 int node_callback_db_load(struct node_callback_db *db, node_callback_each_fn *each, void *arg)
 {
-    struct use u = use(db, ST_LOAD);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_LOAD);
     int rc = 0;
 
-    while (rc == 0 && row(&u)) {
+    while (rc == 0 && sys_sqlite_row(&u)) {
         const struct node_callback_row r = {
-            .id = column(&u, 0),
-            .job = column(&u, 1),
+            .id = sys_sqlite_column(&u, 0),
+            .job = sys_sqlite_column(&u, 1),
             .revision = (uint32_t)sqlite3_column_int64(u.st, 2),
-            .url = column(&u, 3),
-            .secret = column(&u, 4),
-            .type = column(&u, 5),
+            .url = sys_sqlite_column(&u, 3),
+            .secret = sys_sqlite_column(&u, 4),
+            .type = sys_sqlite_column(&u, 5),
             .state = (unsigned)sqlite3_column_int(u.st, 6),
             .tries = (unsigned)sqlite3_column_int(u.st, 7),
             .status = sqlite3_column_int(u.st, 8),
-            .detail = column(&u, 9),
+            .detail = sys_sqlite_column(&u, 9),
             .created_us = sqlite3_column_int64(u.st, 10),
             .due_us = sqlite3_column_int64(u.st, 11),
             .done_us = sqlite3_column_int64(u.st, 12),
         };
         rc = each(arg, &r);
     }
-    int ended = end(&u);
+    int ended = sys_sqlite_end(&u);
     return rc != 0 ? rc : ended;
 }
 
 int node_callback_db_seen(struct node_callback_db *db, int64_t *ret_us)
 {
-    struct use u = use(db, ST_SEEN_GET);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_SEEN_GET);
 
-    *ret_us = row(&u) ? sqlite3_column_int64(u.st, 0) : 0;
-    return end(&u);
+    *ret_us = sys_sqlite_row(&u) ? sqlite3_column_int64(u.st, 0) : 0;
+    return sys_sqlite_end(&u);
 }
 
 int node_callback_db_body(struct node_callback_db *db, struct str id, struct buf *out)
 {
-    struct use u = use(db, ST_BODY);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_BODY);
 
-    bind_text(&u, id);
-    int rc = row(&u) ? buf_addstr(out, column(&u, 0)) : -ENOENT;
-    int ended = end(&u);
+    sys_sqlite_bind_text(&u, id);
+    int rc = sys_sqlite_row(&u) ? buf_addstr(out, sys_sqlite_column(&u, 0)) : -ENOENT;
+    int ended = sys_sqlite_end(&u);
     return ended != 0 ? ended : rc;
 }
 
@@ -220,54 +139,54 @@ int node_callback_db_body(struct node_callback_db *db, struct str id, struct buf
 
 static int put(struct node_callback_db *db, const struct node_callback_row *r)
 {
-    struct use u = use(db, ST_PUT);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_PUT);
 
-    bind_text(&u, r->id);
-    bind_text(&u, r->job);
-    bind_i64(&u, r->revision);
-    bind_text(&u, r->url);
-    bind_text(&u, r->secret);
-    bind_text(&u, r->type);
-    bind_i64(&u, r->state);
-    bind_i64(&u, r->tries);
-    bind_i64(&u, r->status);
-    bind_text(&u, r->detail);
-    bind_i64(&u, r->created_us);
-    bind_i64(&u, r->due_us);
-    bind_i64(&u, r->done_us);
-    bind_text(&u, r->body);
-    return run(&u);
+    sys_sqlite_bind_text(&u, r->id);
+    sys_sqlite_bind_text(&u, r->job);
+    sys_sqlite_bind_i64(&u, r->revision);
+    sys_sqlite_bind_text(&u, r->url);
+    sys_sqlite_bind_text(&u, r->secret);
+    sys_sqlite_bind_text(&u, r->type);
+    sys_sqlite_bind_i64(&u, r->state);
+    sys_sqlite_bind_i64(&u, r->tries);
+    sys_sqlite_bind_i64(&u, r->status);
+    sys_sqlite_bind_text(&u, r->detail);
+    sys_sqlite_bind_i64(&u, r->created_us);
+    sys_sqlite_bind_i64(&u, r->due_us);
+    sys_sqlite_bind_i64(&u, r->done_us);
+    sys_sqlite_bind_text(&u, r->body);
+    return sys_sqlite_run(&u);
 }
 
 static int drop(struct node_callback_db *db, struct str id)
 {
-    struct use u = use(db, ST_DROP);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_DROP);
 
-    bind_text(&u, id);
-    return run(&u);
+    sys_sqlite_bind_text(&u, id);
+    return sys_sqlite_run(&u);
 }
 
 static int seen(struct node_callback_db *db, int64_t at_us)
 {
-    struct use u = use(db, ST_SEEN_PUT);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_SEEN_PUT);
 
-    bind_i64(&u, at_us);
-    return run(&u);
+    sys_sqlite_bind_i64(&u, at_us);
+    return sys_sqlite_run(&u);
 }
 
 int node_callback_db_apply(struct node_callback_db *db, const struct node_callback_change *changes,
                            size_t n, int64_t seen_us)
 {
-    int rc = exec(db, "BEGIN IMMEDIATE");
+    int rc = sys_sqlite_exec(&db->db, "BEGIN IMMEDIATE");
 
     for (size_t i = 0; rc == 0 && i < n; i++) {
         rc = changes[i].op == NODE_CALLBACK_PUT ? put(db, &changes[i].row)
                                                 : drop(db, changes[i].row.id);
     }
     rc = rc == 0 && seen_us != 0 ? seen(db, seen_us) : rc;
-    rc = rc == 0 ? exec(db, "COMMIT") : rc;
-    if (rc != 0 && sqlite3_get_autocommit(db->c) == 0) {
-        (void)sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
+    rc = rc == 0 ? sys_sqlite_exec(&db->db, "COMMIT") : rc;
+    if (rc != 0 && sqlite3_get_autocommit(db->db.c) == 0) {
+        (void)sqlite3_exec(db->db.c, "ROLLBACK", NULL, NULL, NULL);
     }
     return rc;
 }

@@ -52,99 +52,13 @@ static const char *const statements[ST_COUNT_] = {
 };
 
 struct table_db {
-    sqlite3 *c;
+    struct sys_sqlite db;
     sqlite3_stmt *st[ST_COUNT_];
-    struct err error;
 };
 
-static int failed(struct table_db *db, int rc)
-{
-    return sys_sqlite_error(db->c, "table.db", rc, &db->error);
-}
-
-static int exec(struct table_db *db, const char *sql)
-{
-    return failed(db, sqlite3_exec(db->c, sql, NULL, NULL, NULL));
-}
-
-/* --- statements: bind in order, run; the first failure sticks --- */
-
-struct use {
-    struct table_db *db;
-    sqlite3_stmt *st;
-    int bound;
-    int rc;
-};
-
-static struct use use(struct table_db *db, enum statement which)
-{
-    struct use u = { .db = db, .rc = SQLITE_OK };
-
-    if (db->st[which] == NULL) {
-        u.rc = sqlite3_prepare_v3(db->c, statements[which], -1, SQLITE_PREPARE_PERSISTENT,
-                                  &db->st[which], NULL);
-    }
-    u.st = db->st[which];
-    return u;
-}
-
-static void bound(struct use *u, int rc)
-{
-    u->rc = u->rc == SQLITE_OK ? rc : u->rc;
-}
-
-static void bind_u64(struct use *u, uint64_t v)
-{
-    bound(u, sqlite3_bind_int64(u->st, ++u->bound, (int64_t)v));
-}
-
-static void bind_text(struct use *u, struct str s)
-{
-    bound(u, sqlite3_bind_text64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC,
-                                 SQLITE_UTF8));
-}
-
-static void bind_blob(struct use *u, struct str s)
-{
-    bound(u, sqlite3_bind_blob64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC));
-}
-
-static bool row(struct use *u)
-{
-    if (u->rc == SQLITE_OK || u->rc == SQLITE_ROW) {
-        u->rc = sqlite3_step(u->st);
-    }
-    return u->rc == SQLITE_ROW;
-}
-
-static int end(struct use *u)
-{
-    int rc = failed(u->db, u->rc);
-
-    if (u->st != NULL) {
-        (void)sqlite3_reset(u->st);
-        (void)sqlite3_clear_bindings(u->st);
-    }
-    return rc;
-}
-
-static int run(struct use *u)
-{
-    (void)row(u);
-    return end(u);
-}
-
-static uint64_t column_u64(const struct use *u, int i)
+static uint64_t column_u64(const struct sys_sqlite_use *u, int i)
 {
     return (uint64_t)sqlite3_column_int64(u->st, i);
-}
-
-static struct str column(const struct use *u, int i)
-{
-    const void *p = sqlite3_column_blob(u->st, i);
-    int n = sqlite3_column_bytes(u->st, i);
-
-    return (struct str){ p, p != NULL && n > 0 ? (size_t)n : 0 };
 }
 
 /* --- opening --- */
@@ -165,7 +79,10 @@ int table_db_open(const char *dir, struct table_db **ret, struct err *e)
     if (db == NULL) {
         return err_set(e, -ENOMEM, "open the shared table");
     }
-    int rc = sys_sqlite_open(dir, &file, true, &db->c, e);
+    db->db = (struct sys_sqlite){
+        .name = "table.db", .sql = statements, .st = db->st, .len = ST_COUNT_
+    };
+    int rc = sys_sqlite_open(dir, &file, true, &db->db.c, e);
     if (rc != 0) {
         table_db_close(db);
         return rc;
@@ -177,10 +94,7 @@ int table_db_open(const char *dir, struct table_db **ret, struct err *e)
 struct table_db *table_db_close(struct table_db *db)
 {
     if (db != NULL) {
-        for (size_t i = 0; i < ST_COUNT_; i++) {
-            (void)sqlite3_finalize(db->st[i]);
-        }
-        (void)sqlite3_close(db->c);
+        sys_sqlite_close(&db->db);
         mem_free(db);
     }
     return NULL;
@@ -188,26 +102,26 @@ struct table_db *table_db_close(struct table_db *db)
 
 const char *table_db_error(const struct table_db *db)
 {
-    return err_text(&db->error);
+    return err_text(&db->db.error);
 }
 
 /* --- reading --- */
 
 static int load_streams(struct table_db *db, table_db_each_fn *each, void *arg)
 {
-    struct use u = use(db, ST_STREAMS);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_STREAMS);
     int rc = 0;
 
-    while (rc == 0 && row(&u)) {
+    while (rc == 0 && sys_sqlite_row(&u)) {
         const struct table_record r = { .op = TABLE_STREAM_PUT,
                                         .stream = column_u64(&u, 0),
                                         .version = column_u64(&u, 1),
                                         .kind = (unsigned)column_u64(&u, 2),
                                         .own = column_u64(&u, 3) != 0,
-                                        .writer = column(&u, 4) };
+                                        .writer = sys_sqlite_column(&u, 4) };
         rc = each(arg, &r);
     }
-    int ended = end(&u);
+    int ended = sys_sqlite_end(&u);
     return rc != 0 ? rc : ended;
 }
 
@@ -217,32 +131,32 @@ int table_db_load(struct table_db *db, table_db_each_fn *each, void *arg)
     if (rc != 0) {
         return rc;
     }
-    struct use u = use(db, ST_ROWS);
-    while (rc == 0 && row(&u)) {
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_ROWS);
+    while (rc == 0 && sys_sqlite_row(&u)) {
         const struct table_record r = { .op = TABLE_ROW_PUT,
                                         .type = (unsigned)column_u64(&u, 0),
-                                        .owner = column(&u, 1),
-                                        .key = column(&u, 2),
+                                        .owner = sys_sqlite_column(&u, 1),
+                                        .key = sys_sqlite_column(&u, 2),
                                         .stream = column_u64(&u, 3),
                                         .version = column_u64(&u, 4),
                                         .clock = column_u64(&u, 5),
                                         .deleted = column_u64(&u, 6) != 0,
-                                        .value = column(&u, 7) };
+                                        .value = sys_sqlite_column(&u, 7) };
         rc = each(arg, &r);
     }
-    int ended = end(&u);
+    int ended = sys_sqlite_end(&u);
     return rc != 0 ? rc : ended;
 }
 
 static int get_life(struct table_db *db, const char *name, int64_t *ret)
 {
-    struct use u = use(db, ST_LIFE_GET);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_LIFE_GET);
 
-    bind_text(&u, str_of(name));
-    if (row(&u)) {
+    sys_sqlite_bind_text(&u, str_of(name));
+    if (sys_sqlite_row(&u)) {
         *ret = sqlite3_column_int64(u.st, 0);
     }
-    return end(&u);
+    return sys_sqlite_end(&u);
 }
 
 int table_db_life(struct table_db *db, struct table_db_life *ret)
@@ -259,34 +173,34 @@ int table_db_life(struct table_db *db, struct table_db_life *ret)
 
 static int put_stream(struct table_db *db, const struct table_record *r)
 {
-    struct use u = use(db, ST_STREAM_PUT);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_STREAM_PUT);
 
-    bind_u64(&u, r->stream);
-    bind_u64(&u, r->version);
-    bind_u64(&u, r->kind);
-    bind_u64(&u, r->own);
-    bind_text(&u, r->writer);
-    return run(&u);
+    sys_sqlite_bind_i64(&u, (int64_t)r->stream);
+    sys_sqlite_bind_i64(&u, (int64_t)r->version);
+    sys_sqlite_bind_i64(&u, (int64_t)r->kind);
+    sys_sqlite_bind_i64(&u, (int64_t)r->own);
+    sys_sqlite_bind_text(&u, r->writer);
+    return sys_sqlite_run(&u);
 }
 
 static int put_row(struct table_db *db, const struct table_record *r)
 {
-    struct use u = use(db, ST_ROW_PUT);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_ROW_PUT);
 
-    bind_u64(&u, r->type);
-    bind_text(&u, r->owner);
-    bind_blob(&u, r->key);
-    bind_u64(&u, r->stream);
-    bind_u64(&u, r->version);
-    bind_u64(&u, r->clock);
-    bind_u64(&u, r->deleted);
-    bind_blob(&u, r->value);
-    return run(&u);
+    sys_sqlite_bind_i64(&u, r->type);
+    sys_sqlite_bind_text(&u, r->owner);
+    sys_sqlite_bind_blob(&u, r->key);
+    sys_sqlite_bind_i64(&u, (int64_t)r->stream);
+    sys_sqlite_bind_i64(&u, (int64_t)r->version);
+    sys_sqlite_bind_i64(&u, (int64_t)r->clock);
+    sys_sqlite_bind_i64(&u, r->deleted);
+    sys_sqlite_bind_blob(&u, r->value);
+    return sys_sqlite_run(&u);
 }
 
 static int apply_one(struct table_db *db, const struct table_record *r)
 {
-    struct use u;
+    struct sys_sqlite_use u;
 
     switch (r->op) {
     case TABLE_STREAM_PUT:
@@ -294,32 +208,32 @@ static int apply_one(struct table_db *db, const struct table_record *r)
     case TABLE_ROW_PUT:
         return put_row(db, r);
     case TABLE_STREAM_DROP:
-        u = use(db, ST_STREAM_DROP);
-        bind_u64(&u, r->stream);
-        return run(&u);
+        u = sys_sqlite_use(&db->db, ST_STREAM_DROP);
+        sys_sqlite_bind_i64(&u, (int64_t)r->stream);
+        return sys_sqlite_run(&u);
     case TABLE_ROW_DROP:
     default:
-        u = use(db, ST_ROW_DROP);
-        bind_u64(&u, r->type);
-        bind_text(&u, r->owner);
-        bind_blob(&u, r->key);
-        return run(&u);
+        u = sys_sqlite_use(&db->db, ST_ROW_DROP);
+        sys_sqlite_bind_i64(&u, r->type);
+        sys_sqlite_bind_text(&u, r->owner);
+        sys_sqlite_bind_blob(&u, r->key);
+        return sys_sqlite_run(&u);
     }
 }
 
 static int put_life(struct table_db *db, const char *name, int64_t value)
 {
-    struct use u = use(db, ST_LIFE_PUT);
+    struct sys_sqlite_use u = sys_sqlite_use(&db->db, ST_LIFE_PUT);
 
-    bind_text(&u, str_of(name));
-    bind_u64(&u, (uint64_t)value);
-    return run(&u);
+    sys_sqlite_bind_text(&u, str_of(name));
+    sys_sqlite_bind_i64(&u, value);
+    return sys_sqlite_run(&u);
 }
 
 int table_db_apply(struct table_db *db, const struct table_record *const *records, size_t n,
                    const struct table_db_life *life)
 {
-    int rc = exec(db, "BEGIN IMMEDIATE");
+    int rc = sys_sqlite_exec(&db->db, "BEGIN IMMEDIATE");
 
     for (size_t i = 0; rc == 0 && i < n; i++) {
         rc = apply_one(db, records[i]);
@@ -328,9 +242,9 @@ int table_db_apply(struct table_db *db, const struct table_record *const *record
         rc = put_life(db, "alive_ms", life->alive_ms);
         rc = rc != 0 ? rc : put_life(db, "alone", life->alone);
     }
-    rc = rc != 0 ? rc : exec(db, "COMMIT");
-    if (rc != 0 && sqlite3_get_autocommit(db->c) == 0) {
-        (void)sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
+    rc = rc != 0 ? rc : sys_sqlite_exec(&db->db, "COMMIT");
+    if (rc != 0 && sqlite3_get_autocommit(db->db.c) == 0) {
+        (void)sqlite3_exec(db->db.c, "ROLLBACK", NULL, NULL, NULL);
     }
     return rc;
 }

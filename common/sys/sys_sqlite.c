@@ -177,3 +177,92 @@ int sys_sqlite_open(const char *dir, const struct sys_sqlite_file *f, bool write
     *ret = c;
     return 0;
 }
+
+/* ---- statements ---- */
+
+void sys_sqlite_close(struct sys_sqlite *db)
+{
+    for (size_t i = 0; i < db->len; i++) {
+        (void)sqlite3_finalize(db->st[i]);
+        db->st[i] = NULL;
+    }
+    (void)sqlite3_close(db->c);
+    db->c = NULL;
+}
+
+int sys_sqlite_failed(struct sys_sqlite *db, int rc)
+{
+    return sys_sqlite_error(db->c, db->name, rc, &db->error);
+}
+
+int sys_sqlite_exec(struct sys_sqlite *db, const char *sql)
+{
+    return sys_sqlite_failed(db, exec(db->c, sql));
+}
+
+struct sys_sqlite_use sys_sqlite_use(struct sys_sqlite *db, size_t which)
+{
+    struct sys_sqlite_use u = { .db = db, .rc = SQLITE_OK };
+
+    INSIST(which < db->len);
+    if (db->st[which] == NULL) {
+        u.rc = sqlite3_prepare_v3(db->c, db->sql[which], -1, SQLITE_PREPARE_PERSISTENT,
+                                  &db->st[which], NULL);
+    }
+    u.st = db->st[which];
+    return u;
+}
+
+static void bound(struct sys_sqlite_use *u, int rc)
+{
+    u->rc = u->rc == SQLITE_OK ? rc : u->rc;
+}
+
+void sys_sqlite_bind_i64(struct sys_sqlite_use *u, int64_t v)
+{
+    bound(u, sqlite3_bind_int64(u->st, ++u->bound, v));
+}
+
+void sys_sqlite_bind_text(struct sys_sqlite_use *u, struct str s)
+{
+    bound(u, sqlite3_bind_text64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC,
+                                 SQLITE_UTF8));
+}
+
+void sys_sqlite_bind_blob(struct sys_sqlite_use *u, struct str s)
+{
+    bound(u, sqlite3_bind_blob64(u->st, ++u->bound, s.n != 0 ? s.p : "", s.n, SQLITE_STATIC));
+}
+
+bool sys_sqlite_row(struct sys_sqlite_use *u)
+{
+    if (u->rc == SQLITE_OK || u->rc == SQLITE_ROW) {
+        u->rc = sqlite3_step(u->st);
+    }
+    return u->rc == SQLITE_ROW;
+}
+
+int sys_sqlite_end(struct sys_sqlite_use *u)
+{
+    int rc = sys_sqlite_failed(u->db, u->rc);
+
+    if (u->st != NULL) {
+        (void)sqlite3_reset(u->st);
+        (void)sqlite3_clear_bindings(u->st);
+    }
+    return rc;
+}
+
+int sys_sqlite_run(struct sys_sqlite_use *u)
+{
+    (void)sys_sqlite_row(u);
+    return sys_sqlite_end(u);
+}
+
+struct str sys_sqlite_column(const struct sys_sqlite_use *u, int i)
+{
+    const void *p = sqlite3_column_blob(u->st, i);
+    int n = sqlite3_column_bytes(u->st, i);
+
+    return (struct str){ p, p != NULL && n > 0 ? (size_t)n : 0 };
+}
